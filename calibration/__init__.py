@@ -1,0 +1,1 @@
+"""The sequential test: pure functions of votes."""

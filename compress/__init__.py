@@ -1,0 +1,1 @@
+"""Classifier to pool: models, training, pruning. Torch lives here."""

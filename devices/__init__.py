@@ -1,0 +1,1 @@
+"""Boards as data: what they can hold and how fast they are at best."""

@@ -1,0 +1,1 @@
+"""Attacks, metrics, cost reports, the demo. Sees both sides."""

@@ -1,0 +1,1 @@
+"""Pool to bundle: the files that go to the device."""

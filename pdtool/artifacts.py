@@ -1,0 +1,294 @@
+"""The frozen data that crosses rooms. `pdtool.jsonform` turns each into its JSON document and back.
+
+    Pool         compress -> export, evaluation      pool.json
+    Bundle       export -> runtime, evaluation       bundle.json
+    Calibration  calibration -> runtime              calibration.json
+    Verdict      runtime -> cli, evaluation          one JSON object a line
+
+Sizes are bytes, times ms unless a name says otherwise, accuracies and rates lie in [0, 1].
+"""
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import ClassVar, Literal
+
+from pdtool.jsonform import JsonValue
+
+__all__ = [
+    "Bundle",
+    "BundleModel",
+    "Calibration",
+    "FileEntry",
+    "LayerCost",
+    "ModelCosts",
+    "Parity",
+    "Plan",
+    "Pool",
+    "PoolMember",
+    "PoolModel",
+    "Preprocessing",
+    "Verdict",
+]
+
+AtCap = Literal["adversarial", "clean", "threshold"]
+Decision = Literal["clean", "adversarial", "unscreened"]
+
+
+def _check_rate(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} should lie in [0, 1], is {value}")
+
+
+def _check_unique(name: str, values: tuple[str, ...]) -> None:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{name} should be distinct, {sorted(v for v in values if values.count(v) > 1)[0]!r} repeats")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How any picture becomes the model's input; the only description of it, used by every room.
+
+    The host (`pdtool.images`) converts the colour, resizes to `height` x `width` with Pillow's antialiased
+    filter `resize` and scales to [0, 1]. `(x - mean) / std`, a value a channel, is the first operation of every
+    exported graph, so that attacks and engines see pixels in [0, 1].
+    """
+
+    channels: int  # 1 (grey) or 3 (RGB)
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Literal["bilinear"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels should be 1 or 3, is {self.channels}")
+        if not (0 < self.height <= 4096 and 0 < self.width <= 4096):
+            raise ValueError(f"height and width should lie in 1..4096, are {self.height}x{self.width}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels or min(self.std) <= 0:
+            raise ValueError(f"mean and std should be {self.channels} numbers each, std above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of a pool or bundle: POSIX path inside the folder, size and SHA-256 (hex)."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or ".." in path.parts or str(path) != self.path or "\\" in self.path:
+            raise ValueError(f"path should be plain and inside the folder, is {self.path!r}")
+        if self.bytes < 0 or len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ValueError(f"bytes and sha256 of {self.path!r} should be a size and 64 hex digits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """One layer on one image: multiply-accumulates (FLOPs = 2 x MACs), parameters, bytes of its float32 output."""
+
+    name: str
+    kind: str
+    macs: int
+    parameters: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCosts:
+    """What one image costs one model, counted once (`counted_by` names the counter and its version)."""
+
+    macs: int
+    parameters: int
+    counted_by: str
+    layers: tuple[LayerCost, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`members/<id>.json`: what rebuilds a member's pruned shapes, and what it costs.
+
+    `history` is torch-pruning's `pruning_history()`: a list of [layer name, is output pruning, channel indices];
+    replaying it on the model spec gives the shapes that the member's weights fit.
+    """
+
+    FORMAT: ClassVar[str] = "pdtool.plan/1"
+    history: JsonValue
+    costs: ModelCosts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolModel:
+    """A model of a pool: its weights, what it costs and its accuracy on `accuracy_images` held-out clean images."""
+
+    file: FileEntry
+    plan: FileEntry
+    macs: int
+    parameters: int
+    accuracy: float
+    accuracy_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolMember:
+    """A member and how it was made. `used` is False where it failed its accuracy floor (`reason` says so)."""
+
+    id: str
+    model: PoolModel
+    used: bool
+    reason: str | None
+    seed: int
+    recipe_key: str  # SHA-256 of everything that made it; resume compares it
+    layer_rates: dict[str, float]  # achieved share of removed output channels, a pruned layer
+    channel_rate: float  # achieved share of removed channels, all prunable layers together
+    parameter_rate: float  # achieved share of removed parameters
+    seconds: float  # time it took to make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """`pool.json`: the original, its members and how they were made."""
+
+    FORMAT: ClassVar[str] = "pdtool.pool/1"
+    pdtool: str  # version that wrote it
+    model: str  # model spec, e.g. "resnet18:width=16,classes=43,input=3x32x32"
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    method: str
+    rate: float
+    group_rates: dict[str, float]  # channels -> rate, as given
+    recipe: dict[str, JsonValue]  # name and settings of the fine-tuning
+    seed: int
+    data: str  # data spec the pool was made on
+    data_fingerprint: str  # SHA-256 of those images and labels
+    samples: FileEntry  # npz with a few held-out uint8 images: what export checks parity on
+    original: PoolModel
+    members: tuple[PoolMember, ...]
+
+    def __post_init__(self) -> None:
+        _check_unique("member ids", tuple(member.id for member in self.members))
+        _check_unique("classes", self.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How an exported file compares with its torch model on `images` real images."""
+
+    images: int
+    label_agreement: float
+    max_difference: float  # largest absolute difference of a logit
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleModel:
+    """A model of a bundle. `resident_bytes` and `load_peak_bytes` are measured at export in a fresh process."""
+
+    id: str
+    file: FileEntry
+    macs: int
+    parameters: int
+    accuracy: float
+    resident_bytes: int  # memory it holds once loaded and run
+    load_peak_bytes: int  # most memory it holds while loading and running for the first time
+    parity: Parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """`bundle.json`: what the device needs, in the order of the members, every file with size and SHA-256.
+
+    `digest` is the SHA-256 of the document's canonical JSON without that field.
+    """
+
+    FORMAT: ClassVar[str] = "pdtool.bundle/1"
+    pdtool: str
+    backend: Literal["onnxruntime"]
+    precision: Literal["fp32"]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    original: BundleModel
+    members: tuple[BundleModel, ...]
+    costs: FileEntry  # costs.json: model id -> ModelCosts
+    calibration: FileEntry | None  # calibration.json once calibrated
+    data_fingerprint: str  # of the pool's training data: calibration on the same data is refused
+    measured_batch: int  # images at once when the memory was measured
+    signature: str | None = None  # reserved
+    digest: str = field(default="")
+
+    def __post_init__(self) -> None:
+        _check_unique("model ids", (self.original.id, *(member.id for member in self.members)))
+        _check_unique("classes", self.classes)
+        if not self.members:
+            raise ValueError("members should hold at least one model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """`calibration.json`: the sequential test as integer tables, and what was measured of it on clean data.
+
+    Entry n-1 of `flag_at` is the smallest number of label changes among n models that flags, of `clear_at` the
+    largest that clears; None where n models cannot decide. The last entry always decides (`at_cap`).
+    """
+
+    FORMAT: ClassVar[str] = "pdtool.calibration/1"
+    rule: str
+    evidence: Literal["label"]
+    target_fpr: float
+    confidence: float
+    p0: float
+    p1: float
+    alpha: float
+    beta: float
+    max_models: int
+    at_cap: AtCap
+    flag_at: tuple[int | None, ...]
+    clear_at: tuple[int | None, ...]
+    clean_lcr: float  # mean label change rate of the clean images it was fitted on (zeta_h)
+    realised_fpr: float  # share of clean check frames flagged, wrongly classified ones included
+    fpr_upper: float  # its one-sided Clopper-Pearson upper bound at `confidence`
+    expected_models_clean: float  # mean members asked for a clean check frame
+    fit_images: int
+    check_images: int
+    check_flagged: int
+    check_wrong: int | None  # check frames the original classifies wrongly (None: unlabelled data)
+    check_wrong_flagged: int | None  # how many of those were flagged
+    data: str
+    models_sha256: str  # what it was measured on (`pdtool.runtime.bundle.models_digest`)
+
+    def __post_init__(self) -> None:
+        for name in ("target_fpr", "confidence", "p0", "p1", "alpha", "beta", "realised_fpr", "fpr_upper", "clean_lcr"):
+            _check_rate(name, getattr(self, name))
+        if not (1 <= self.max_models == len(self.flag_at) == len(self.clear_at)):
+            raise ValueError(f"flag_at and clear_at should have max_models = {self.max_models} entries each")
+        for n, (flag, clear) in enumerate(zip(self.flag_at, self.clear_at, strict=True), start=1):
+            if (flag is not None and not 0 <= flag <= n) or (clear is not None and not 0 <= clear <= n):
+                raise ValueError(f"flag_at and clear_at for {n} models should lie in 0..{n}")
+            if flag is not None and clear is not None and clear >= flag:
+                raise ValueError(f"clear_at should lie below flag_at for {n} models")
+        last_flag, last_clear = self.flag_at[-1], self.clear_at[-1]
+        if (self.max_models + 1 if last_flag is None else last_flag) != (-1 if last_clear is None else last_clear) + 1:
+            raise ValueError("the last entries of flag_at and clear_at should decide every count")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was decided about one frame.
+
+    `label` is the original's class name (None when no model ran); `changes` of the `models_used` members asked
+    disagreed; `evidence` is their label change rate; `corrected_label` is the most frequent label among them for
+    a flagged frame. An `unscreened` frame carries a `reason` and promises nothing.
+    """
+
+    frame: int
+    source: str
+    time: float  # Unix seconds at which the frame was taken in
+    label: str | None
+    verdict: Decision
+    models_used: int
+    changes: int
+    evidence: float | None
+    corrected_label: str | None
+    latency_ms: float
+    reason: str | None = None

@@ -1,0 +1,1 @@
+"""Bundle and frames to verdicts. Never imports torch."""
