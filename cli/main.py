@@ -1,0 +1,91 @@
+"""`pdtool`: registers the commands and turns errors into one line and an exit code."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+import pdtool
+from pdtool.cli import (
+    bundle,
+    calibrate,
+    compress,
+    demo,
+    devices,
+    doctor,
+    evaluate,
+    export,
+    profile,
+    screen,
+    train,
+)
+from pdtool.errors import PdtoolError
+
+app = typer.Typer(
+    name="pdtool",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Screen a camera's frames for adversarial inputs with a pool of pruned copies of the classifier.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"pdtool {pdtool.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+app.command("train")(train.train)
+app.command("compress")(compress.compress)
+app.command("export")(export.export)
+app.command("calibrate")(calibrate.calibrate)
+app.command("screen")(screen.screen)
+app.command("profile")(profile.profile)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(devices.app, name="devices")
+app.add_typer(bundle.app, name="bundle")
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def main() -> NoReturn:
+    """The console script. Exit codes: DESIGN section 5; 130 after Ctrl-C, 143 after SIGTERM, 1 with a traceback for a bug."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("pdtool: stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of stdout went away: `pdtool screen ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except PdtoolError as error:
+        print(f"pdtool: {error}", file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # unwinds, so that half-written output is removed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The one place that prints: results to stdout, everything else to stderr."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pdtool.jsonform import encode
+
+quiet = False  # set by a command's --quiet
+
+
+def set_quiet(value: bool) -> None:
+    """Silence notes and progress for the rest of the process."""
+    global quiet
+    quiet = value
+
+
+def emit(document: object) -> None:
+    """One JSON document (or one line of a stream of them) to stdout."""
+    print(json.dumps(encode(document), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def note(text: str) -> None:
+    """A line for the person who watches, on stderr."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A result as a table on stdout; the first column is text, the others are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", title_style="bold")
+    for i, header in enumerate(headers):
+        drawn.add_column(header, justify="left" if i == 0 else "right")
+    for row in rows:
+        drawn.add_row(*map(str, row))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(drawn)
+
+
+class Progress:
+    """What a long task calls: `advance` by finished steps, `say` for a line that stays."""
+
+    def __init__(self, advance: object = None) -> None:
+        self._advance = advance
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more as finished."""
+        if callable(self._advance):
+            self._advance(steps)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        note(text)
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Progress]:
+    """A bar with the time left on stderr; nothing where stderr is no terminal or under --quiet."""
+    if quiet or not sys.stderr.isatty():
+        yield Progress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield Progress(lambda steps: bar.advance(task, steps))
+
+
+def mib(size: float) -> str:
+    """Bytes for people: 12.3 MiB or 4.5 KiB."""
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] for people."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+__all__ = ["Progress", "emit", "mib", "note", "percent", "progress", "set_quiet", "table"]

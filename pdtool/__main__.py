@@ -1,0 +1,5 @@
+"""`python -m pdtool` is the `pdtool` command."""
+
+from pdtool.cli.main import main
+
+main()
