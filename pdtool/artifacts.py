@@ -8,7 +8,7 @@
 Sizes are bytes, times ms unless a name says otherwise, accuracies and rates lie in [0, 1].
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
@@ -199,7 +199,8 @@ class BundleModel:
 class Bundle:
     """`bundle.json`: what the device needs, in the order of the members, every file with size and SHA-256.
 
-    `digest` is the SHA-256 of the document's canonical JSON without that field.
+    `digest` is the SHA-256 of the document's canonical JSON without that field (a signature, when there is one,
+    signs the digest from a file of its own).
     """
 
     FORMAT: ClassVar[str] = "pdtool.bundle/1"
@@ -214,8 +215,7 @@ class Bundle:
     calibration: FileEntry | None  # calibration.json once calibrated
     data_fingerprint: str  # of the pool's training data: calibration on the same data is refused
     measured_batch: int  # images at once when the memory was measured
-    signature: str | None = None  # reserved
-    digest: str = field(default="")
+    digest: str
 
     def __post_init__(self) -> None:
         _check_unique("model ids", (self.original.id, *(member.id for member in self.members)))

@@ -1,0 +1,111 @@
+"""What a model really takes on this machine: memory while loading and once loaded, time to load and to run.
+
+Run in a process of its own (`python -m pdtool.runtime.measure`, request and answer are JSON on stdin and stdout),
+since memory figures of a process that has done other work mean nothing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pdtool.images import Size
+from pdtool.jsonform import decode, encode
+from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.memory import give_back, peak_bytes, reset_peak, resident_bytes, tune_malloc
+
+__all__ = ["Measured", "measure_models"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One model's figures. Memory is the growth of the process (RSS) over an idle one with the runtime loaded."""
+
+    load_ms: float
+    resident_bytes: int  # after loading and one run of `batch` images
+    load_peak_bytes: int  # most during loading and that run
+    latency_ms: tuple[float, ...]  # p50, p90, p99 of `runs` runs of one image
+    runs: int
+    batch: int
+
+
+def measure_models(
+    models: Mapping[str, Path], size: Size, *, batch: int = 1, runs: int = 0, threads: int | None = None
+) -> dict[str, Measured]:
+    """Measure ONNX files (id -> path) one after another in one fresh process.
+
+    `batch` images at once for the memory figures, `runs` single images for the latency (0: none measured).
+    Raises RuntimeError with the process's own words where it fails.
+    """
+    request = {
+        "models": {name: str(path) for name, path in models.items()},
+        "size": list(size),
+        "batch": batch,
+        "runs": runs,
+        "threads": threads,
+    }
+    command = [sys.executable, "-m", "pdtool.runtime.measure"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring failed with exit code {done.returncode}: {done.stderr.strip()}")
+    answer = json.loads(done.stdout)
+    return {name: decode(Measured, figures, file="measurement") for name, figures in answer.items()}
+
+
+def _measure(path: Path, size: Size, batch: int, runs: int, threads: int | None) -> Measured:
+    model = path.read_bytes()
+    images = np.full((batch, *size), 0.5, dtype=np.float32)
+    give_back()
+    reset_peak()
+    before = resident_bytes() - len(model)  # the file's bytes are part of what loading it takes
+    started = time.perf_counter()
+    engine = OnnxEngine(model, name=path.name, threads=threads)
+    load_ms = 1e3 * (time.perf_counter() - started)
+    file_bytes = len(model)
+    del model
+    engine.run(images)
+    peak = peak_bytes() - before
+    give_back()
+    resident = max(resident_bytes() - before, file_bytes)
+    one = images[:1]
+    times = np.zeros(runs)
+    for i in range(-min(runs, 10), runs):  # a few runs first that are not counted
+        started = time.perf_counter()
+        engine.run(one)
+        if i >= 0:
+            times[i] = 1e3 * (time.perf_counter() - started)
+    engine.close()
+    latency = tuple(float(x) for x in np.percentile(times, (50, 90, 99))) if runs else ()
+    return Measured(
+        load_ms=load_ms,
+        resident_bytes=resident,
+        load_peak_bytes=max(peak, resident),
+        latency_ms=latency,
+        runs=runs,
+        batch=batch,
+    )
+
+
+def _main() -> None:
+    request = json.load(sys.stdin)
+    paths = {name: Path(path) for name, path in request["models"].items()}
+    size: Size = tuple(request["size"])
+    tune_malloc()
+    smallest = min(paths.values(), key=os.path.getsize)
+    # The first session also loads the runtime's own machinery: paid once, before the first model is measured.
+    _measure(smallest, size, request["batch"], 0, request["threads"])
+    answer = {
+        name: encode(_measure(path, size, request["batch"], request["runs"], request["threads"]))
+        for name, path in paths.items()
+    }
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()
