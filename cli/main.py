@@ -64,7 +64,7 @@ app.command("demo")(demo.demo)
 
 
 def main() -> NoReturn:
-    """The console script. Exit codes: DESIGN section 5; 130 after Ctrl-C, 143 after SIGTERM, 1 with a traceback for a bug."""
+    """The console script; exit codes are those of `pdtool.errors`, 130 after Ctrl-C, 143 after SIGTERM, 1 for a bug."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)

@@ -1,0 +1,69 @@
+"""`pdtool export`: a pool becomes the folder that goes to the device."""
+
+from typing import Annotated
+
+import typer
+
+from pdtool.cli import options
+from pdtool.cli.output import emit, mib, note, percent, progress, set_quiet, table
+from pdtool.errors import GateError, UsageError
+
+
+def export(
+    pool: options.PoolFolder,
+    out: options.Out,
+    format: Annotated[str, typer.Option(help="What to export to: onnx.")] = "onnx",
+    precision: Annotated[str, typer.Option(help="Number format of weights and arithmetic: fp32.")] = "fp32",
+    device: Annotated[str | None, typer.Option(help="Check that the bundle fits this board (`pdtool devices`).")] = None,
+    min_agreement: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Fail where fewer labels than this agree with torch.")
+    ] = 0.99,
+    batch: Annotated[int, typer.Option(min=1, help="Most images at once that memory is measured for.")] = 32,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Export a POOL to ONNX, check every file against torch on real images, measure its memory."""
+    set_quiet(quiet)
+    if (format, precision) != ("onnx", "fp32"):
+        raise UsageError(f"--format {format} --precision {precision}: this version exports --format onnx --precision fp32")
+    from pdtool.compress.pool import open_pool
+    from pdtool.devices.catalogue import find
+    from pdtool.export.bundle import export_pool
+
+    board = find(device) if device else None
+    used = [member for member in open_pool(pool).pool.members if member.used]
+    if dry_run:
+        note(f"would export the original and {len(used)} members to {out}")
+        return
+    with progress("exporting", len(used) + 1) as bar:
+        bundle = export_pool(pool, out, min_agreement=min_agreement, batch=batch, force=force, advance=bar.advance)
+    if json:
+        emit(bundle)
+    else:
+        rows = [
+            (
+                model.id,
+                mib(model.file.bytes),
+                mib(model.resident_bytes),
+                mib(model.load_peak_bytes),
+                percent(model.accuracy),
+                percent(model.parity.label_agreement),
+                f"{model.parity.max_difference:.1e}",
+            )
+            for model in (bundle.original, *bundle.members)
+        ]
+        headers = ("model", "file", "resident", "load peak", "accuracy", "labels as torch", "largest difference")
+        table(f"{out}: ONNX, memory for batches of {batch}", headers, rows)
+    note(f"next: pdtool calibrate {out} --data CLEAN_IMAGES --target-fpr 0.05")
+    if board is not None:
+        need = sum(model.resident_bytes for model in (bundle.original, *bundle.members))
+        if need > board.memory_bytes:
+            raise GateError(
+                f"the whole bundle takes {mib(need)}, {board.name} has {mib(board.memory_bytes)}: "
+                f"screen with --memory-budget or compress fewer members"
+            )
+        note(f"fits {board.name}: {mib(need)} of {mib(board.memory_bytes)} with every model loaded")
+
+

@@ -1,0 +1,100 @@
+"""A pool to a bundle: export every usable model, check it against torch, measure its memory, list every file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pdtool
+from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel
+from pdtool.compress.pool import PoolFolder, open_pool
+from pdtool.errors import GateError
+from pdtool.export.onnx import check_parity, to_onnx
+from pdtool.files import new_folder, sha256_bytes, write_atomic
+from pdtool.images import size_of
+from pdtool.jsonform import encode
+from pdtool.runtime.bundle import pretty, write_bundle
+from pdtool.runtime.measure import measure_models
+
+__all__ = ["ORIGINAL", "export_pool"]
+
+ORIGINAL = "original"
+
+
+def export_pool(
+    pool_folder: Path,
+    out: Path,
+    *,
+    min_agreement: float = 0.99,
+    batch: int = 32,
+    force: bool = False,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Bundle:
+    """Write the bundle folder `out` from a pool; `batch` is the most images at once that its memory is measured for.
+
+    Every file is compared with its torch model on the pool's sample images; GateError where the labels of fewer than
+    `min_agreement` of them agree. Raises InputError and IntegrityError for an unusable pool. After any error, nothing
+    is left at `out`; an existing `out` needs `force`. `advance(1)` is called after each model.
+    """
+    pool = open_pool(pool_folder)
+    used = [member for member in pool.pool.members if member.used]
+    if not used:
+        raise GateError(f"{pool_folder}: no member met its accuracy floor; compress again with a smaller --rate")
+    with new_folder(out, force=force) as folder:
+        (folder / "models").mkdir()
+        models = {ORIGINAL: pool.pool.original} | {member.id: member.model for member in used}
+        exported = {}
+        for name in models:
+            exported[name] = _export_model(pool, name, folder, min_agreement)
+            advance(1)
+        size = size_of(pool.pool.preprocessing)
+        paths = {name: folder / entry.path for name, (entry, _) in exported.items()}
+        memory = measure_models(paths, size, batch=batch)
+
+        def bundle_model(name: str, source: PoolModel) -> BundleModel:
+            entry, parity = exported[name]
+            return BundleModel(
+                id=name,
+                file=entry,
+                macs=source.macs,
+                parameters=source.parameters,
+                accuracy=source.accuracy,
+                resident_bytes=memory[name].resident_bytes,
+                load_peak_bytes=memory[name].load_peak_bytes,
+                parity=parity,
+            )
+
+        costs = {name: encode(pool.plan(name).costs) for name in models}
+        return write_bundle(
+            folder,
+            Bundle(
+                pdtool=pdtool.__version__,
+                backend="onnxruntime",
+                precision="fp32",
+                preprocessing=pool.pool.preprocessing,
+                classes=pool.pool.classes,
+                original=bundle_model(ORIGINAL, pool.pool.original),
+                members=tuple(bundle_model(member.id, member.model) for member in used),
+                costs=_write(folder, "costs.json", pretty(costs)),
+                calibration=None,
+                data_fingerprint=pool.pool.data_fingerprint,
+                measured_batch=batch,
+                digest="",
+            ),
+        )
+
+
+def _export_model(pool: PoolFolder, name: str, folder: Path, min_agreement: float) -> tuple[FileEntry, Parity]:
+    net = pool.original() if name == ORIGINAL else pool.member(name)
+    model = to_onnx(net, size_of(pool.pool.preprocessing))
+    images, _ = pool.samples()
+    parity = check_parity(model, net, images, name=name)
+    if parity.label_agreement < min_agreement:
+        raise GateError(
+            f"{name}: the exported file agrees with torch on {parity.label_agreement:.1%} of {parity.images} images, "
+            f"--min-agreement asks for {min_agreement:.1%} (largest difference {parity.max_difference:.3g})"
+        )
+    return _write(folder, f"models/{name}.onnx", model), parity
+
+
+def _write(folder: Path, path: str, data: bytes) -> FileEntry:
+    write_atomic(folder / path, data)
+    return FileEntry(path=path, bytes=len(data), sha256=sha256_bytes(data))
