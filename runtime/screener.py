@@ -1,0 +1,247 @@
+"""Screen images: the original labels each, members vote one after another until the test decides."""
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdtool.artifacts import BundleModel, Calibration, Verdict
+from pdtool.calibration.table import CONTINUE, FLAG, DecisionTable, decide
+from pdtool.errors import InputError, UsageError
+from pdtool.images import Images, as_input, fit, fit_all, size_of
+from pdtool.runtime.bundle import OpenBundle, open_bundle
+from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.memory import parse_bytes
+from pdtool.runtime.residency import Need, Residency, need
+from pdtool.runtime.sources import Frame
+
+__all__ = ["Plan", "Screener"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a memory budget buys, before the first frame. Bytes."""
+
+    budget: int | None
+    least: int  # the smallest budget that works
+    everything: int  # the budget that keeps all models loaded
+    members: int
+    stays: int  # first members that stay loaded
+    max_models: int
+    expected_models_clean: float
+
+
+class Screener:
+    """Turns images into verdicts with a calibrated bundle, inside a memory budget.
+
+    >>> with Screener.open("bundle", memory_budget="64MiB") as screener:         # doctest: +SKIP
+    ...     verdicts = screener.screen(images)  # uint8 (N, H, W, C)
+    """
+
+    def __init__(
+        self,
+        opened: OpenBundle,
+        calibration: Calibration,
+        *,
+        budget: int | None,
+        seed: int | None,
+        rotate: int | None,
+        threads: int | None,
+    ) -> None:
+        bundle = opened.bundle
+        self.opened = opened
+        self.calibration = calibration
+        self._table = DecisionTable(calibration.flag_at, calibration.clear_at)
+        self._size = size_of(bundle.preprocessing)
+        self._classes = bundle.classes
+        self._batch = bundle.measured_batch
+        self._rng = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
+        self._rotate = rotate
+        self._frames = 0
+
+        def load(model: BundleModel) -> OnnxEngine:
+            return OnnxEngine(opened.read(model.file), name=model.id, threads=threads)
+
+        self.residency = Residency(bundle.original, bundle.members, budget, load)
+        self._draw_order()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path | str,
+        *,
+        memory_budget: str | int | None = None,
+        seed: int | None = None,
+        rotate: int | None = None,
+        threads: int | None = None,
+    ) -> "Screener":
+        """Open and verify a bundle folder for screening.
+
+        `memory_budget` (bytes, or "64MiB"; None: no limit) bounds what engines, their scratch and their load peaks
+        hold at any moment. `seed` fixes the order in which members are asked; None draws a secret one. `rotate`
+        draws a new order every so many frames. Raises InputError (no bundle, not calibrated), IntegrityError
+        (changed files), GateError (budget too small), UsageError (bad values).
+        """
+        budget = None if memory_budget is None else parse_bytes(memory_budget)
+        if rotate is not None and rotate < 1:
+            raise UsageError(f"expected to re-draw the order every 1 or more frames, got {rotate}")
+        opened = open_bundle(bundle)
+        if opened.calibration is None:
+            raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
+        if opened.calibration.max_models > len(opened.bundle.members):
+            raise InputError(f"{bundle}: its calibration asks more members than it has; calibrate it again")
+        return cls(opened, opened.calibration, budget=budget, seed=seed, rotate=rotate, threads=threads)
+
+    def plan(self) -> Plan:
+        """What stays loaded under the budget and how many models a clean frame needs."""
+        bundle = self.opened.bundle
+        needed: Need = need(bundle.original, bundle.members)
+        return Plan(
+            budget=self.residency.budget,
+            least=needed.least,
+            everything=needed.everything,
+            members=len(bundle.members),
+            stays=self.residency.stays(),
+            max_models=self._table.max_models,
+            expected_models_clean=self.calibration.expected_models_clean,
+        )
+
+    def screen(self, images: Images | Iterable[Images], *, source: str = "memory") -> list[Verdict]:
+        """Verdicts for images (N, H, W, C), uint8 0..255 or float32 0..1, or an iterable of pictures of any size.
+
+        Raises InputError for an array that is no batch of pictures; a single bad picture of an iterable is
+        `unscreened`, the others are not harmed.
+        """
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            raise InputError(f"expected images of shape (N, H, W, C), got {images.shape}")
+        now = time.time()
+        frames = (
+            Frame(index=i, source=source, time=now, image=image, reason=None, live=False, dropped=0)
+            for i, image in enumerate(images)
+        )
+        return list(self.screen_frames(frames))
+
+    def screen_frames(self, frames: Iterable[Frame]) -> Iterator[Verdict]:
+        """Verdicts for frames, in their order; a live frame is screened at once, others in batches."""
+        waiting: list[Frame] = []
+        for frame in frames:
+            waiting.append(frame)
+            if frame.live or len(waiting) == self._batch:
+                yield from self._screen_batch(waiting)
+                waiting = []
+        yield from self._screen_batch(waiting)
+
+    def close(self) -> None:
+        """Close every engine."""
+        self.residency.close()
+
+    def __enter__(self) -> "Screener":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _draw_order(self) -> None:
+        self.residency.set_order([int(i) for i in self._rng.permutation(len(self.residency.members))])
+
+    def _screen_batch(self, frames: list[Frame]) -> Iterator[Verdict]:
+        started = time.perf_counter()
+        good: list[int] = []
+        pictures: list[Images] = []
+        reasons: dict[int, str] = {}
+        for i, frame in enumerate(frames):
+            if frame.image is None:
+                reasons[i] = frame.reason or "no picture"
+                continue
+            try:
+                pictures.append(fit(frame.image, self._size))
+                good.append(i)
+            except InputError as error:
+                reasons[i] = str(error)
+        answers = dict(zip(good, self._decide(pictures, started), strict=True))
+        for i, frame in enumerate(frames):
+            if i not in answers:
+                yield _unscreened(frame, reasons[i], 1e3 * (time.perf_counter() - started))
+                continue
+            answer = answers[i]
+            if answer.label < 0:
+                yield _unscreened(frame, "the original gave no finite answer", answer.latency_ms)
+                continue
+            flagged = answer.decision == FLAG
+            yield Verdict(
+                frame=frame.index,
+                source=frame.source,
+                time=frame.time,
+                label=self._classes[answer.label],
+                verdict="adversarial" if flagged else "clean",
+                models_used=answer.used,
+                changes=answer.changes,
+                evidence=answer.changes / answer.used,
+                corrected_label=self._classes[int(answer.votes.argmax())] if flagged else None,
+                latency_ms=answer.latency_ms,
+            )
+
+    def _decide(self, pictures: list[Images], started: float) -> list["_Answer"]:
+        """Ask members in waves: each runs once on all frames that are still undecided."""
+        if not pictures:
+            return []
+        if self._rotate is not None and self._frames // self._rotate != (self._frames + len(pictures)) // self._rotate:
+            self._draw_order()
+        self._frames += len(pictures)
+        batch = np.concatenate([as_input(fit_all([picture], self._size)) for picture in pictures])
+        logits = self.residency.engine(self.residency.original).run(batch)
+        labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+        answers = [_Answer(int(label), np.zeros(len(self._classes), dtype=np.int64)) for label in labels]
+        changes = np.zeros(len(pictures), dtype=np.int64)
+        undecided = np.flatnonzero(labels >= 0)
+        for n, member in enumerate(self.residency.order[: self._table.max_models], start=1):
+            if len(undecided) == 0:
+                break
+            logits = self.residency.engine(member).run(batch[undecided])
+            finite = np.isfinite(logits).all(axis=1)
+            votes = np.where(finite, logits.argmax(axis=1), -1)  # a broken answer counts as a change, never as agreement
+            changes[undecided] += votes != labels[undecided]
+            for i, vote in zip(undecided[finite], votes[finite], strict=True):
+                answers[i].votes[vote] += 1
+            decisions = decide(self._table, n, changes[undecided])
+            elapsed = 1e3 * (time.perf_counter() - started)
+            for i, decision in zip(undecided, decisions, strict=True):
+                if decision != CONTINUE:
+                    answer = answers[i]
+                    answer.decision, answer.used, answer.changes = int(decision), n, int(changes[i])
+                    answer.latency_ms = elapsed
+            undecided = undecided[decisions == CONTINUE]
+        return answers
+
+
+@dataclass
+class _Answer:
+    """One frame while it is being decided; `label` -1: the original's logits were not finite."""
+
+    label: int
+    votes: NDArray[np.int64]
+    decision: int = CONTINUE
+    used: int = 0
+    changes: int = 0
+    latency_ms: float = 0.0
+
+
+def _unscreened(frame: Frame, reason: str, latency_ms: float) -> Verdict:
+    return Verdict(
+        frame=frame.index,
+        source=frame.source,
+        time=frame.time,
+        label=None,
+        verdict="unscreened",
+        models_used=0,
+        changes=0,
+        evidence=None,
+        corrected_label=None,
+        latency_ms=latency_ms,
+        reason=reason,
+    )
