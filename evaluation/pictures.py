@@ -1,0 +1,226 @@
+"""Plots as inline SVG and images as data URIs: what a self-contained HTML report is drawn with.
+
+Axes and text take the page's own text colour (`currentColor`), so that one picture reads on light and on dark. The
+same numbers give the same bytes. matplotlib and Pillow come with `pip install 'pdtool[evaluate]'`.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdtool.extras import require
+
+__all__ = ["bars", "curves", "histogram", "png_data_uri", "scatter"]
+
+Numbers = Sequence[float] | NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
+
+COLOURS = ("#4a90d9", "#e07b39", "#3aa675", "#c4579a", "#8b7fd6", "#b8982a")  # tell apart on white and on black
+MARKERS = ("o", "s", "^", "D", "v", "P")  # ... and without colour
+_INK = "#123456"  # stands for the page's text colour until the SVG is written
+
+
+def bars(
+    title: str,
+    labels: Sequence[str],
+    series: Mapping[str, Numbers],
+    *,
+    ylabel: str,
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    line: tuple[str, float] | None = None,
+    top: float | None = None,
+    log: bool = False,
+) -> str:
+    """Bars side by side: `series` name -> one height a label, as inline SVG.
+
+    `intervals` name -> (low, high) a label draws whiskers; `line` (name, height) a dashed line across; `top` fixes the
+    axis (1.0 for shares). A missing bar is NaN.
+    """
+
+    def draw(axes: Any) -> None:
+        width = 0.8 / max(1, len(series))
+        places = np.arange(len(labels))
+        for i, (name, heights) in enumerate(series.items()):
+            values = np.asarray(heights, dtype=float)
+            left = places + (i - (len(series) - 1) / 2) * width
+            whiskers = None
+            if intervals and name in intervals:
+                low, high = np.asarray(intervals[name], dtype=float).T
+                whiskers = np.maximum(0.0, np.stack([values - low, high - values]))
+            axes.bar(left, values, width * 0.92, label=name, color=_colour(i), yerr=whiskers, ecolor=_INK, capsize=2)
+        if line is not None:
+            axes.axhline(line[1], color=_INK, linestyle="--", linewidth=1, label=line[0])
+        crowded = sum(map(len, labels)) > 60
+        axes.set_xticks(places, labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
+        axes.set_ylabel(ylabel)
+        if log:
+            axes.set_yscale("log")
+        if top is not None:
+            axes.set_ylim(0, top)
+        axes.grid(axis="y")
+        _legend(axes, len(series) + (line is not None))
+
+    return _svg(title, draw)
+
+
+def histogram(
+    title: str,
+    series: Mapping[str, Numbers],
+    *,
+    xlabel: str,
+    bins: int | Sequence[float] = 20,
+    span: tuple[float, float] | None = None,
+    lines: Mapping[str, float] | None = None,
+) -> str:
+    """Distributions over common bins, each as the share of its own frames (so sets of unlike size compare), inline SVG.
+
+    `span` fixes the range of the bins; `lines` name -> x draws dashed lines (thresholds).
+    """
+
+    def draw(axes: Any) -> None:
+        arrays = [np.asarray(values, dtype=float) for values in series.values()]
+        pooled = np.concatenate(arrays) if arrays else np.zeros(0)
+        edges = np.histogram_bin_edges(pooled, bins=bins, range=span)
+        for i, (name, values) in enumerate(zip(series, arrays, strict=True)):
+            shares = np.histogram(values, bins=edges)[0] / max(1, len(values))
+            axes.stairs(shares, edges, fill=True, color=_colour(i), alpha=0.35)
+            axes.stairs(shares, edges, color=_colour(i), label=f"{name} (n = {len(values)})")
+        for i, (name, x) in enumerate((lines or {}).items()):
+            axes.axvline(x, color=_INK, linestyle=("--", ":", "-.")[i % 3], linewidth=1, label=name)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("share")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        _legend(axes, 2)
+
+    return _svg(title, draw)
+
+
+def scatter(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Points (x, y), a colour and a marker a series, as inline SVG; `names` series -> one word beside each point."""
+
+    def draw(axes: Any) -> None:
+        for i, (name, points) in enumerate(series.items()):
+            if not points:
+                continue
+            x, y = np.asarray(points, dtype=float).T
+            marker = MARKERS[i % len(MARKERS)]
+            axes.scatter(x, y, s=36, color=_colour(i), marker=marker, label=name, alpha=0.85, linewidths=0)
+            for word, at in zip((names or {}).get(name, ()), points, strict=False):
+                axes.annotate(word, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if log_x:
+            axes.set_xscale("log")
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.margins(0.08)
+        axes.grid()
+        _legend(axes, len(series))
+
+    return _svg(title, draw)
+
+
+def curves(
+    title: str,
+    series: Mapping[str, tuple[Numbers, Numbers]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    top: float | None = None,
+    diagonal: bool = False,
+) -> str:
+    """Lines through (xs, ys), a colour and a marker a series, as inline SVG; `diagonal` draws y = x (ROC: chance)."""
+
+    def draw(axes: Any) -> None:
+        for i, (name, (xs, ys)) in enumerate(series.items()):
+            marker = MARKERS[i % len(MARKERS)] if len(xs) <= 30 else None
+            axes.plot(xs, ys, color=_colour(i), marker=marker, markersize=4, linewidth=1.6, label=name)
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=_INK, linestyle=":", linewidth=1)
+        if top is not None:
+            axes.set_ylim(0, top)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid()
+        _legend(axes, len(series))
+
+    return _svg(title, draw)
+
+
+def png_data_uri(image: NDArray[np.uint8], *, scale: int = 1) -> str:
+    """An image uint8 (H, W, C), C 1 or 3, as `data:image/png;base64,...`, every pixel `scale` x `scale` pixels large.
+
+    Raises ValueError for any other shape or dtype.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"image should be uint8 (H, W, 1 or 3), is {image.dtype} {image.shape}")
+    pillow = require("PIL.Image", "write images into a report")
+    pixels = image.repeat(scale, axis=0).repeat(scale, axis=1)
+    buffer = io.BytesIO()
+    pillow.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _legend(axes: Any, entries: int) -> None:
+    """Below the plot, where it hides nothing; none for a single series."""
+    if entries > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False)
+
+
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "pdtool",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.2,
+    "grid.linewidth": 0.6,
+    **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},
+    **{f"axes.{part}": _INK for part in ("edgecolor", "labelcolor", "titlecolor")},
+}
+
+
+def _svg(title: str, draw: Callable[[Any], None]) -> str:
+    """One drawn figure as an `<svg>` element without links, dates or namespaces (HTML needs none)."""
+    matplotlib = require("matplotlib", "draw the plots of a report")
+    figure_module = require("matplotlib.figure", "draw the plots of a report")
+    buffer = io.StringIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own matplotlibrc does not change the bytes
+        matplotlib.rcParams.update(_STYLE)
+        figure = figure_module.Figure(figsize=(6.4, 3.4))
+        axes = figure.add_subplot()
+        axes.set_title(title, loc="left")
+        draw(axes)
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', text)
+    if view is None:
+        raise RuntimeError("matplotlib wrote an SVG without viewBox")
+    head = (
+        f'<svg {view[0]} role="img" aria-label="{html.escape(title)}" style="width:100%;max-width:46rem;height:auto">'
+    )
+    text = head + text[text.index(">") + 1 :]
+    return text.replace(_INK, "currentColor")
