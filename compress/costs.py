@@ -1,0 +1,72 @@
+"""What one picture costs a net: multiply-accumulates, parameters and output bytes, a layer and in all."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pdtool.artifacts import LayerCost, ModelCosts
+from pdtool.images import Size
+
+__all__ = ["count"]
+
+
+def count(net: nn.Module, size: Size) -> ModelCosts:
+    """Count one forward pass of one picture of `size` in evaluation mode (mode and state are put back).
+
+    Multiply-accumulates are half of what torch's `FlopCounterMode` counts: convolutions and matrix products,
+    wherever they are called. A layer is a module without children, or one that computes or holds parameters
+    itself; a layer called twice is counted twice. The layers' sums are the totals.
+    """
+    modes = {module: module.training for module in net.modules()}
+    outputs: dict[str, int] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        hooks.append(module.register_forward_hook(_adder(outputs, name)))
+    parameter = next(net.parameters(), torch.zeros(0))
+    counter = FlopCounterMode(display=False)
+    try:
+        net.eval()
+        with torch.no_grad(), counter:
+            net(torch.zeros(1, *size, device=parameter.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    flops = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    root = type(net).__name__
+    inside = {name: flops.get(f"{root}.{name}" if name else root, 0) for name, _ in net.named_modules()}
+    inside[""] = counter.get_total_flops()
+    layers, seen = [], set[int]()
+    for name, module in net.named_modules():
+        children = [f"{name}.{child}" if name else child for child, _ in module.named_children()]
+        own_flops = inside[name] - sum(inside.get(child, 0) for child in children)
+        parameters = 0
+        for tensor in module.parameters(recurse=False):
+            parameters += 0 if id(tensor) in seen else tensor.numel()
+            seen.add(id(tensor))
+        if not children or own_flops or parameters:
+            layers.append(
+                LayerCost(
+                    name=name or root,
+                    kind=type(module).__name__,
+                    macs=own_flops // 2,
+                    parameters=parameters,
+                    output_bytes=outputs.get(name, 0),
+                )
+            )
+    return ModelCosts(
+        macs=sum(layer.macs for layer in layers),
+        parameters=sum(layer.parameters for layer in layers),
+        counted_by=f"torch {torch.__version__} flop_counter",
+        layers=tuple(layers),
+    )
+
+
+def _adder(outputs: dict[str, int], name: str):  # type: ignore[no-untyped-def]
+    def add(module: nn.Module, inputs: object, output: object) -> None:
+        tensors = output if isinstance(output, (tuple, list)) else [output]
+        size = sum(4 * tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
+        outputs[name] = outputs.get(name, 0) + size
+
+    return add
