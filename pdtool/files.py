@@ -1,6 +1,7 @@
 """Files that are either the old ones or the new ones, never in between; and hashes taken before parsing."""
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -87,7 +88,7 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise InputError(f"{path}: exists already; choose another --out or add --force to replace it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _clear_stale(path)
         temporary.mkdir(parents=True)
         yield temporary
         for folder, _, names in os.walk(temporary):
@@ -108,6 +109,14 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove what processes that were killed left beside `path`; those of living processes stay."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        number = left.name.split(".")[-2]
+        if left.suffix in (".tmp", ".old") and number.isdigit() and not Path("/proc", number).exists():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
