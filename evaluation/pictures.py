@@ -180,7 +180,7 @@ def _colour(i: int) -> str:
 def _legend(axes: Any, entries: int) -> None:
     """Below the plot, where it hides nothing; none for a single series."""
     if entries > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False)
+        axes.figure.legend(loc="outside lower center", ncols=4, frameon=False)
 
 
 _STYLE: dict[str, Any] = {
@@ -207,15 +207,16 @@ def _svg(title: str, draw: Callable[[Any], None]) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own matplotlibrc does not change the bytes
         matplotlib.rcParams.update(_STYLE)
-        figure = figure_module.Figure(figsize=(6.4, 3.4))
+        figure = figure_module.Figure(figsize=(6.4, 3.5), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title, loc="left")
         draw(axes)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # two plots on a page would repeat them; nothing refers to them
     view = re.search(r'viewBox="[^"]*"', text)
     if view is None:
         raise RuntimeError("matplotlib wrote an SVG without viewBox")
