@@ -1,0 +1,130 @@
+"""Residency with recording engines: order of loads, the budget, and what is given back."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pdtool.artifacts import BundleModel, FileEntry, Parity
+from pdtool.errors import GateError
+from pdtool.runtime.residency import Residency, need
+
+
+class Recorder:
+    """Hands out engines that record loads and closes, and checks the bytes that are open at every moment."""
+
+    def __init__(self):
+        self.open, self.loads, self.most = {}, [], 0
+
+    def load(self, model):
+        self.loads.append(model.id)
+        self.open[model.id] = model
+        held = sum(m.resident_bytes for m in self.open.values())
+        self.most = max(self.most, held - model.resident_bytes + model.load_peak_bytes, held)
+        return Handle(self, model)
+
+
+class Handle:
+    def __init__(self, recorder, model):
+        self.recorder, self.model = recorder, model
+
+    def run(self, batch):
+        return np.zeros((len(batch), 2), dtype=np.float32)
+
+    def close(self):
+        del self.recorder.open[self.model.id]
+
+
+def model(name, resident=10, peak=14):
+    return BundleModel(
+        id=name,
+        file=FileEntry(path=f"models/{name}.onnx", bytes=1, sha256="0" * 64),
+        macs=1,
+        parameters=1,
+        accuracy=1.0,
+        resident_bytes=resident,
+        load_peak_bytes=peak,
+        parity=Parity(images=1, label_agreement=1.0, max_difference=0.0),
+    )
+
+
+def pool(count, resident=10, peak=14):
+    return model("original", 20, 30), [model(f"m{i}", resident, peak) for i in range(count)]
+
+
+def scan(residency, frames, depth):
+    for _ in range(frames):
+        residency.engine(residency.original)
+        for member in residency.order[:depth]:
+            residency.engine(member)
+
+
+def test_everything_is_loaded_once_without_a_budget():
+    recorder = Recorder()
+    residency = Residency(*pool(5), None, recorder.load)
+    scan(residency, 10, 5)
+    assert recorder.loads == ["original", "m0", "m1", "m2", "m3", "m4"]
+    assert residency.counters.evictions == 0
+    residency.close()
+    assert recorder.open == {}
+    assert residency.reserved == 0
+
+
+def test_a_prefix_stays_and_one_place_cycles():
+    recorder = Recorder()
+    # scratch 10, original 20, so 40 is left for members: four of ten bytes
+    residency = Residency(*pool(8), 70, recorder.load)
+    assert residency.stays() == 3
+    scan(residency, 3, 8)
+    assert recorder.loads[:5] == ["original", "m0", "m1", "m2", "m3"]
+    assert {"m0", "m1", "m2"} <= set(residency.resident)
+    assert [recorder.loads.count(f"m{i}") for i in range(8)][:3] == [1, 1, 1]
+    # least recently used would load all eight members in every scan
+    assert len(recorder.loads) == 1 + 8 + 2 * 5
+
+
+def test_frames_that_stop_early_load_nothing_more():
+    recorder = Recorder()
+    residency = Residency(*pool(8), 70, recorder.load)
+    scan(residency, 1, 8)
+    loads = len(recorder.loads)
+    scan(residency, 100, 3)
+    assert len(recorder.loads) == loads
+
+
+@pytest.mark.parametrize("budget", [1, 39])
+def test_a_budget_that_can_never_work(budget):
+    with pytest.raises(GateError, match=rf"memory budget {budget} bytes is too small.*need 40 bytes"):
+        Residency(*pool(3), budget, Recorder().load)
+
+
+def test_the_least_budget_works():
+    original, members = pool(4)
+    recorder = Recorder()
+    residency = Residency(original, members, need(original, members).least, recorder.load)
+    assert residency.stays() == 0
+    scan(residency, 2, 4)
+    assert recorder.most <= 40
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 30)), min_size=1, max_size=12),
+    st.integers(0, 300),
+    st.lists(st.integers(0, 12), min_size=1, max_size=10),
+    st.randoms(use_true_random=False),
+)
+def test_the_budget_holds_for_any_sizes_depths_and_orders(sizes, spare, depths, random):
+    original = model("original", 20, 30)
+    members = [model(f"m{i}", size, size + extra) for i, (size, extra) in enumerate(sizes)]
+    budget = need(original, members).least + spare
+    recorder = Recorder()
+    residency = Residency(original, members, budget, recorder.load)
+    for depth in depths:
+        order = list(range(len(members)))
+        random.shuffle(order)
+        residency.set_order(order)
+        scan(residency, 2, depth)
+        assert recorder.most <= budget
+        assert residency.counters.peak_bytes <= budget
+        assert set(residency.resident) == set(recorder.open)
+    residency.close()
+    assert recorder.open == {}
