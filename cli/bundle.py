@@ -34,7 +34,14 @@ def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
     state = "not calibrated" if opened.calibration is None else f"calibrated ({opened.calibration.rule})"
     print(f"{bundle}: {p.channels}x{p.height}x{p.width}, {len(opened.bundle.classes)} classes, {state}")
     rows = [
-        (m.id, f"{m.macs / 1e6:.2f} M", f"{m.parameters:,}", mib(m.file.bytes), mib(m.resident_bytes), percent(m.accuracy))
+        (
+            m.id,
+            f"{m.macs / 1e6:.2f} M",
+            f"{m.parameters:,}",
+            mib(m.file.bytes),
+            mib(m.resident_bytes),
+            percent(m.accuracy),
+        )
         for m in opened.models
     ]
     table("models", ("model", "MACs", "parameters", "file", "resident", "accuracy"), rows)

@@ -14,7 +14,7 @@ def export(
     out: options.Out,
     format: Annotated[str, typer.Option(help="What to export to: onnx.")] = "onnx",
     precision: Annotated[str, typer.Option(help="Number format of weights and arithmetic: fp32.")] = "fp32",
-    device: Annotated[str | None, typer.Option(help="Check that the bundle fits this board (`pdtool devices`).")] = None,
+    device: Annotated[str | None, typer.Option(help="Check that it fits this board (`pdtool devices`).")] = None,
     min_agreement: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fail where fewer labels than this agree with torch.")
     ] = 0.99,
@@ -27,7 +27,7 @@ def export(
     """Export a POOL to ONNX, check every file against torch on real images, measure its memory."""
     set_quiet(quiet)
     if (format, precision) != ("onnx", "fp32"):
-        raise UsageError(f"--format {format} --precision {precision}: this version exports --format onnx --precision fp32")
+        raise UsageError(f"--format {format} --precision {precision}: expected --format onnx --precision fp32")
     from pdtool.compress.pool import open_pool
     from pdtool.devices.catalogue import find
     from pdtool.export.bundle import export_pool
@@ -65,5 +65,3 @@ def export(
                 f"screen with --memory-budget or compress fewer members"
             )
         note(f"fits {board.name}: {mib(need)} of {mib(board.memory_bytes)} with every model loaded")
-
-

@@ -24,6 +24,7 @@ from pdtool.cli import (
     train,
 )
 from pdtool.errors import PdtoolError
+from pdtool.extras import missing
 
 app = typer.Typer(
     name="pdtool",
@@ -77,10 +78,20 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader of stdout went away: `pdtool screen ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except ModuleNotFoundError as error:  # rooms of the workstation side import torch at their top
+        print(f"pdtool: {(known := _known(error))}", file=sys.stderr)
+        code = known.exit_code
     except PdtoolError as error:
         print(f"pdtool: {error}", file=sys.stderr)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _known(error: ModuleNotFoundError) -> PdtoolError:
+    known = missing(error, "do this")
+    if isinstance(known, PdtoolError):
+        return known
+    raise error
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

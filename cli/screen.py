@@ -15,7 +15,8 @@ def screen(
     source: Annotated[
         str,
         typer.Option(
-            help="0, /dev/video0, rtsp://, http://, picture, video, folder, glob, file.npz, '-', test:pattern, csi://0, gst:..."
+            help="0, /dev/video0, rtsp://, http://, a picture, video, folder, glob or file.npz, '-', test:pattern, "
+            "csi://0, gst:PIPELINE"
         ),
     ],
     memory_budget: Annotated[
@@ -38,6 +39,8 @@ def screen(
 ) -> None:
     """Screen every frame of SOURCE with a calibrated BUNDLE; one line a frame on stdout, a summary on stderr."""
     set_quiet(quiet)
+    from itertools import islice
+
     from pdtool.errors import UsageError
     from pdtool.runtime.screener import Screener
     from pdtool.runtime.sources import open_frames
@@ -60,9 +63,9 @@ def screen(
         counts: Counter[str] = Counter()
         used = 0
         started = time.monotonic()
-        with open_frames(source, open_timeout=open_timeout, read_timeout=read_timeout, limit=limit) as frames:
+        with open_frames(source, open_timeout=open_timeout, read_timeout=read_timeout) as frames:
             try:
-                for verdict in screener.screen_frames(frames):
+                for verdict in screener.screen_frames(islice(frames, limit)):
                     counts[verdict.verdict] += 1
                     used += verdict.models_used
                     if json:
@@ -76,11 +79,12 @@ def screen(
             finally:
                 seconds = time.monotonic() - started
                 screened = counts["clean"] + counts["adversarial"]
+                did = screener.residency.counters
+                verdicts = ", ".join(f"{counts[kind]} {kind}" for kind in ("clean", "adversarial", "unscreened"))
                 note(
-                    f"{sum(counts.values())} frames in {seconds:.1f} s: {counts['clean']} clean, {counts['adversarial']} "
-                    f"adversarial, {counts['unscreened']} unscreened; {used / screened if screened else 0:.2f} models a "
-                    f"frame; {screener.residency.counters.loads} loads, {screener.residency.counters.evictions} "
-                    f"evictions, at most {mib(screener.residency.counters.peak_bytes)} reserved"
+                    f"{sum(counts.values())} frames in {seconds:.1f} s: {verdicts}; "
+                    f"{used / screened if screened else 0:.2f} members a frame; {did.loads} loads, {did.evictions} "
+                    f"evictions, at most {mib(did.peak_bytes)} reserved"
                 )
     if fail_on_flagged and counts["adversarial"]:
         raise typer.Exit(10)

@@ -5,8 +5,10 @@ from types import ModuleType
 
 from pdtool.errors import MissingError
 
-# import name -> extra of pyproject.toml that brings it
+# import name -> extra of pyproject.toml that brings it ("": pdtool itself)
 EXTRA_OF = {
+    "numpy": "",
+    "onnxruntime": "",
     "torch": "compress",
     "torch_pruning": "compress",
     "onnx": "compress",
@@ -31,10 +33,13 @@ def require(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = module.split(".")[0]
-        if error.name is None or error.name.split(".")[0] != package:
-            raise
-        extra = EXTRA_OF.get(package, package)
-        raise MissingError(
-            f"{package} is needed to {purpose} but is not installed; run: pip install 'pdtool[{extra}]'"
-        ) from None
+        raise missing(error, purpose) from None
+
+
+def missing(error: ModuleNotFoundError, purpose: str) -> Exception:
+    """The MissingError for a failed import of an optional package; `error` itself where it is none of ours."""
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRA_OF:
+        return error
+    wanted = f"pdtool[{EXTRA_OF[package]}]" if EXTRA_OF[package] else "pdtool"
+    return MissingError(f"{package} is needed to {purpose} but is not installed; run: pip install '{wanted}'")
