@@ -155,7 +155,7 @@ def fit(
             if not math.isfinite(loss.item()):
                 raise GateError(f"training diverged: the loss is {loss.item()} after {step} steps; lower --lr")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             if hooks.after_step is not None:
                 hooks.after_step(net)

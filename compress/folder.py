@@ -1,0 +1,98 @@
+"""A finished pool's folder: opened, its files checked before they are parsed."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdtool.artifacts import Plan, Pool, PoolModel
+from pdtool.compress.models import ModelSpec, Normalised, build
+from pdtool.compress.prune import replay
+from pdtool.compress.split import Labelled
+from pdtool.compress.weights import fit_state, parse_weights
+from pdtool.errors import InputError, UsageError
+from pdtool.files import read_checked, read_limited
+from pdtool.jsonform import decode, parse
+
+__all__ = ["PoolFolder", "open_pool", "samples_bytes"]
+
+
+@dataclass(frozen=True)
+class PoolFolder:
+    """`pool` is pool.json; models and samples are read when asked for. Models come in evaluation mode, on the CPU."""
+
+    folder: Path
+    pool: Pool
+
+    def original(self) -> Normalised:
+        """The original; takes pixels in [0, 1]. Raises IntegrityError for changed files."""
+        return self._model(self.pool.original)
+
+    def member(self, id: str) -> Normalised:
+        """A member; takes pixels in [0, 1]. Raises UsageError for an unknown id, IntegrityError for changed files."""
+        for member in self.pool.members:
+            if member.id == id:
+                return self._model(member.model)
+        raise UsageError(
+            f"{self.folder}: has no member {id!r}; it has {', '.join(m.id for m in self.pool.members[:4])}, ..."
+        )
+
+    def plan(self, model: PoolModel) -> Plan:
+        """The plan (pruning history and costs) of one of its models."""
+        entry = model.plan
+        path = self.folder / entry.path
+        return decode(Plan, parse(read_checked(path, entry.bytes, entry.sha256), file=str(path)), file=str(path))
+
+    def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """A few held-out images (N, H, W, C) uint8 and their labels (N,)."""
+        entry = self.pool.samples
+        path = self.folder / entry.path
+        data = read_checked(path, entry.bytes, entry.sha256)
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return arrays["images"], arrays["labels"]
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: not the samples of a pool ({error}); make the pool again") from None
+
+    def _model(self, model: PoolModel) -> Normalised:
+        path = self.folder / model.file.path
+        plan = self.plan(model)
+        state, _ = parse_weights(read_checked(path, model.file.bytes, model.file.sha256), file=str(path))
+        net = build(ModelSpec.parse(self.pool.model))
+        if plan.history:
+            replay(net, _size(self.pool), plan.history, file=str(self.folder / model.plan.path))
+        fit_state(net, state, file=str(path), model="its plan")
+        return Normalised(net, self.pool.preprocessing).eval()
+
+
+def open_pool(folder: Path) -> PoolFolder:
+    """Raises InputError where the folder is no finished pool or its pool.json is malformed."""
+    path = folder / "pool.json"
+    if not path.is_file():
+        begun = (folder / "members").is_dir()
+        why = (
+            "is not finished; run the same compress again to go on"
+            if begun
+            else "expected a folder written by compress"
+        )
+        raise InputError(f"{folder}: has no pool.json, {why}")
+    return PoolFolder(folder, decode(Pool, parse(read_limited(path), file=str(path)), file=str(path)))
+
+
+def samples_bytes(data: Labelled) -> bytes:
+    """The images (as uint8) and labels as an npz; the same bytes for the same arrays (numpy's own carry the time)."""
+    images = data.images if data.images.dtype == np.uint8 else np.round(data.images * 255).astype(np.uint8)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in (("images", images), ("labels", data.labels)):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+    return file.getvalue()
+
+
+def _size(pool: Pool) -> tuple[int, int, int]:
+    return pool.preprocessing.channels, pool.preprocessing.height, pool.preprocessing.width

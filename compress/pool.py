@@ -1,0 +1,244 @@
+"""Classifier to pool: many differently pruned, fine-tuned copies and what is needed to rebuild and judge them."""
+
+import copy
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import pdtool
+from pdtool.artifacts import Pool, PoolMember
+from pdtool.compress.folder import PoolFolder, open_pool, samples_bytes
+from pdtool.compress.member import (
+    judge,
+    make_member,
+    member_seed,
+    read_record,
+    recipe_key,
+    write_entry,
+    write_model,
+)
+from pdtool.compress.prepare import METHODS, PoolRequest, prepare
+from pdtool.compress.prune import prune
+from pdtool.compress.split import spread
+from pdtool.compress.training import fit, steps_of
+from pdtool.compress.watch import Watch, silent
+from pdtool.compress.weights import weights_bytes
+from pdtool.errors import GateError, InputError
+from pdtool.files import sha256_bytes, write_atomic
+from pdtool.jsonform import JsonValue, canonical, encode
+
+__all__ = ["METHODS", "PoolFolder", "PoolPlan", "PoolRequest", "make_pool", "open_pool", "plan_pool"]
+
+SAMPLES = 64  # held-out images kept in the pool
+_OWN = {"pool.json", "original.safetensors", "original.json", "samples.npz", "members"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPlan:
+    """What making a pool would take: `seconds` from a few measured training steps of one pruned member."""
+
+    model: str
+    classes: int
+    members: int
+    units: int
+    left_whole: dict[str, str]
+    train_images: int
+    held_images: int
+    steps: int  # a member
+    original_bytes: int
+    member_bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def make_pool(
+    request: PoolRequest, out: Path, *, resume: bool = True, force: bool = False, watch: Watch = silent
+) -> Pool:
+    """Make a pool in the folder `out` and return its pool.json.
+
+    Members finished by an earlier, stopped run with the same settings are kept (unless `resume` is False); asking for
+    more members adds to them. A folder that holds another pool is refused, or with `force` made anew.
+    Raises GateError where no member reaches the accuracy floor, InputError for data or weights that cannot be used
+    and where another process is writing the pool, UsageError for settings that make no sense.
+    """
+    ready = prepare(request)
+    with _locked(out):
+        original_bytes = weights_bytes(ready.original.net, ready.original.metadata())
+        kept = _kept(out, ready.settings, request.seed, sha256_bytes(original_bytes), resume=resume, force=force)
+        (out / "members").mkdir(exist_ok=True)
+        original = write_model(out, "original", ready.original.net, ready.original, [], ready.held, {})
+        samples = write_entry(out, "samples.npz", samples_bytes(spread(ready.held, SAMPLES)))
+        floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
+        made: list[PoolMember] = []
+        steps = steps_of(request.recipe, len(ready.training))
+        ids = [_id(index) for index in range(request.members)]
+        with watch("compress", steps * sum(id not in kept for id in ids)) as task:
+            for note in ready.notes:
+                task.say(note)
+            task.say(
+                f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, "
+                f"{original.file.bytes} bytes"
+            )
+            for index, id in enumerate(ids):
+                seed = member_seed(request.seed, index)
+                member = kept.get(id) or make_member(
+                    out,
+                    id,
+                    ready.original,
+                    ready.units,
+                    METHODS[request.method],
+                    request.rate,
+                    request.group_rates,
+                    request.recipe,
+                    ready.training,
+                    ready.held,
+                    seed=seed,
+                    key=recipe_key(ready.settings, seed),
+                    tick=task.advance,
+                )
+                member = judge(member, floor)
+                made.append(member)
+                task.say(_line(member, resumed=id in kept))
+        used = sum(member.used for member in made)
+        if used == 0:
+            best = max(member.model.accuracy for member in made)
+            raise GateError(
+                f"none of {len(made)} members reaches the accuracy floor {floor:.4f} (best {best:.4f}, original "
+                f"{original.accuracy:.4f}); lower --rate, raise --epochs or allow more with --max-drop"
+            )
+        pool = Pool(
+            pdtool=pdtool.__version__,
+            model=str(ready.original.spec),
+            classes=ready.original.classes,
+            preprocessing=ready.original.preprocessing,
+            method=request.method,
+            rate=request.rate,
+            group_rates={str(channels): rate for channels, rate in sorted(request.group_rates.items())},
+            recipe={**encode(request.recipe), "ignore": list(request.ignore)},
+            seed=request.seed,
+            data=request.data,
+            data_fingerprint=ready.fingerprint,
+            samples=samples,
+            original=original,
+            members=tuple(made),
+        )
+        write_atomic(out / "pool.json", canonical(encode(pool)))
+    return pool
+
+
+def plan_pool(request: PoolRequest) -> PoolPlan:
+    """What `make_pool` would do, without writing anything: one member is pruned and trained for a few steps."""
+    ready = prepare(request)
+    net = copy.deepcopy(ready.original.net)
+    rng = np.random.default_rng(member_seed(request.seed, 0))
+    chosen = METHODS[request.method](ready.units, net, request.rate, request.group_rates, rng)
+    prune(net, ready.original.spec.input, chosen)
+    steps = steps_of(request.recipe, len(ready.training))
+    started, done = time.perf_counter(), 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if done >= min(5, steps):
+            raise _Enough
+
+    with suppress(_Enough):
+        fit(net, ready.training, request.recipe, seed=0, teacher=ready.original.net, tick=tick)
+    a_step = (time.perf_counter() - started) / max(done, 1)
+    return PoolPlan(
+        model=str(ready.original.spec),
+        classes=len(ready.original.classes),
+        members=request.members,
+        units=len(ready.units),
+        left_whole=ready.whole,
+        train_images=len(ready.training),
+        held_images=len(ready.held),
+        steps=steps,
+        original_bytes=len(weights_bytes(ready.original.net, {})),
+        member_bytes=len(weights_bytes(net, {})),
+        seconds=round(a_step * steps * request.members, 1),
+        notes=ready.notes,
+    )
+
+
+class _Enough(Exception):
+    """Enough steps were timed."""
+
+
+def _kept(
+    out: Path, settings: dict[str, JsonValue], seed: int, original: str, *, resume: bool, force: bool
+) -> dict[str, PoolMember]:
+    """Finished members of the same settings in `out`; with `force` all others are removed, without it refused."""
+    foreign = [path.name for path in out.iterdir() if path.name not in _OWN and not path.name.startswith(".")]
+    if foreign:
+        raise InputError(f"{out}: holds {foreign[0]!r}, which is no part of a pool; choose another --out")
+    files = sorted((out / "members").glob("*.record.json"))
+    found = {path.name.removesuffix(".record.json"): path for path in files}
+    kept = {}
+    for id in found:
+        member = read_record(out, id)
+        if (
+            member is not None
+            and member.recipe_key == recipe_key(settings, member.seed)
+            and member.seed == _seed(seed, id)
+        ):
+            kept[id] = member
+    path = out / "original.safetensors"
+    other = path.exists() and sha256_bytes(path.read_bytes()) != original
+    if (other or len(kept) < len(found)) and not force:
+        raise InputError(
+            f"{out}: holds another pool (other weights, data, method, rates, recipe or seed, or damaged members); "
+            f"choose another --out or add --force to replace it"
+        )
+    if not resume and found and not force:
+        raise InputError(f"{out}: holds members already; --no-resume needs --force to replace them")
+    if other or not resume or len(kept) < len(found):
+        (out / "pool.json").unlink(missing_ok=True)
+        for id, record in found.items():
+            if not resume or id not in kept:
+                record.unlink()
+    return kept if resume else {}
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Create the folder and hold its lock: two processes never write one pool."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{out}: another pdtool is writing this pool; wait for it or choose another --out"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _id(index: int) -> str:
+    return f"m{index:03d}"
+
+
+def _seed(seed: int, id: str) -> int | None:
+    return member_seed(seed, int(id[1:])) if id[1:].isdecimal() else None
+
+
+def _line(member: PoolMember, *, resumed: bool) -> str:
+    state = "" if member.used else f"; NOT USED: {member.reason}"
+    kept = " (kept from an earlier run)" if resumed else f" in {member.seconds:.1f} s"
+    model = member.model
+    return (
+        f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs, {model.file.bytes} bytes, "
+        f"{100 * member.channel_rate:.0f} % of channels removed{kept}{state}"
+    )

@@ -1,0 +1,40 @@
+"""Random channel pruning (Chen et al. 2021, section 3; Wang et al. 2021, section III-C1)."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from pdtool.compress.prune import Unit
+from pdtool.compress.rates import check_rate, random_counts, spread_over_blocks
+from pdtool.errors import UsageError
+
+__all__ = ["select"]
+
+
+def select(
+    units: Sequence[Unit], net: nn.Module, rate: float, group_rates: Mapping[int, float], rng: np.random.Generator
+) -> dict[str, tuple[int, ...]]:
+    """The channels that each unit loses: unit name -> sorted indices.
+
+    Units with the same number of channels form a group. A group loses `group_rates[channels]` of its filters, or
+    `rate` where it is not named, split over its units at random (the papers' "30 % and 20 %" of a group's filters
+    at 50 % are 60 % and 40 % of two equally large layers). Which channels go is random.
+    Raises UsageError for a rate outside [0, 1) or a group that the net does not have.
+    """
+    groups = defaultdict(list)
+    for unit in units:
+        groups[unit.channels].append(unit)
+    for channels, group_rate in group_rates.items():
+        check_rate(group_rate, f"group rate of {channels} channels")
+        if channels not in groups:
+            known = ", ".join(map(str, sorted(groups)))
+            raise UsageError(f"no prunable layer has {channels} channels; this model's groups are {known}")
+    chosen = {}
+    for channels in sorted(groups):
+        counts = random_counts(groups[channels], group_rates.get(channels, rate), rng)
+        for unit, count in zip(groups[channels], counts, strict=True):
+            positions = rng.choice(unit.channels // unit.blocks, size=count, replace=False)
+            chosen[unit.name] = spread_over_blocks(unit, positions.tolist())
+    return {unit.name: chosen[unit.name] for unit in units}
