@@ -69,8 +69,8 @@ class DeviceProfile:
 @cache
 def all_devices() -> tuple[DeviceProfile, ...]:
     """Every board, in the catalogue's order (Jetson, desktop, workstation, server; small to large)."""
-    with (files("pdtool.devices") / "devices.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(_profile(row) for row in csv.DictReader(file))
+    text = (files("pdtool.devices") / "devices.csv").read_text(encoding="utf-8")
+    return tuple(_profile(row) for row in csv.DictReader(text.splitlines()))
 
 
 def find(name: str) -> DeviceProfile:

@@ -1,4 +1,4 @@
-"""What this machine is: CPU, memory, NVIDIA GPU, Jetson. Reads files and asks `nvidia-smi`; never imports a GPU library."""
+"""What this machine is: CPU, memory, NVIDIA GPU, Jetson. Reads files, asks `nvidia-smi`, imports no GPU library."""
 
 import os
 import re

@@ -10,7 +10,7 @@ from pdtool.artifacts import ModelCosts
 from pdtool.devices.catalogue import DeviceProfile, Precision
 from pdtool.errors import UsageError
 
-__all__ = ["CAVEAT", "Estimate", "Fit", "estimate", "fits"]
+__all__ = ["CAVEAT", "ITEM_BYTES", "Estimate", "Fit", "estimate", "fits"]
 
 CAVEAT = (
     "estimate from peak figures, not measured: a small pruned CNN at batch 1 is bound by kernel launches, "
