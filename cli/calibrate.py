@@ -50,7 +50,7 @@ def calibrate(
     from pdtool.calibration.fit import PAPER, WaldSettings
     from pdtool.calibration.table import DecisionTable
     from pdtool.runtime.calibrate import calibrate_bundle
-    from pdtool.runtime.sources import load_clean
+    from pdtool.runtime.clean import load_clean
 
     if preset == "paper":
         sigma = PAPER.sigma if sigma is None and p0 is None else sigma

@@ -28,7 +28,7 @@ def export(
     set_quiet(quiet)
     if (format, precision) != ("onnx", "fp32"):
         raise UsageError(f"--format {format} --precision {precision}: expected --format onnx --precision fp32")
-    from pdtool.compress.pool import open_pool
+    from pdtool.compress.folder import open_pool
     from pdtool.devices.catalogue import find
     from pdtool.export.bundle import export_pool
 

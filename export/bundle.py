@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pdtool
 from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel
-from pdtool.compress.pool import PoolFolder, open_pool
+from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.errors import GateError
 from pdtool.export.onnx import check_parity, to_onnx
 from pdtool.files import new_folder, sha256_bytes, write_atomic
@@ -62,7 +62,7 @@ def export_pool(
                 parity=parity,
             )
 
-        costs = {name: encode(pool.plan(name).costs) for name in models}
+        costs = {name: encode(pool.plan(model).costs) for name, model in models.items()}
         return write_bundle(
             folder,
             Bundle(

@@ -39,7 +39,8 @@ def calibrate_bundle(
             f"frames: calibrate on clean images that were not used for training"
         )
     votes = collect_votes(opened, data.images, advance=advance)
-    labels = labels_as(data, opened.bundle.classes)
+    known = set(data.classes) <= set(opened.bundle.classes)  # clean frames may be sorted into folders of any name
+    labels = labels_as(data, opened.bundle.classes) if known else None
     calibration = calibrate_wald(
         votes.changed,
         wrong=None if labels is None else votes.original != labels,
