@@ -61,7 +61,7 @@ def fit(image: Images, size: Size) -> Images:
         luma = image.astype(np.uint32) @ np.array([19595, 38470, 7471], dtype=np.uint32)  # Pillow's own weights / 2^16
         image = ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
     elif image.shape[2] == 1 and channels == 3:
-        image = np.repeat(image, 3, axis=2)
+        image = np.concatenate([image.astype(np.uint8, copy=False)] * 3, axis=2)
     if image.shape[:2] != (height, width):
         image_module = require("PIL.Image", "resize pictures")
         picture = image_module.fromarray(image[..., 0] if channels == 1 else image)
@@ -80,7 +80,8 @@ def fit_all(images: Iterable[Images], size: Size) -> Images:
         return np.zeros((0, height, width, channels), dtype=np.uint8)
     if len({image.dtype for image in fitted}) > 1:
         raise InputError("expected pictures all uint8 or all float32, got both")
-    return np.stack(fitted)
+    stacked: Images = np.stack(fitted)  # type: ignore[assignment]  # NumPy's stubs lose the union
+    return stacked
 
 
 def as_input(images: Images) -> NDArray[np.float32]:
