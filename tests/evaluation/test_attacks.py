@@ -1,0 +1,152 @@
+"""Attacks on a real net: bounds kept, success judged on what is stored, the same seed the same bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attacked import Attacked, npz_bytes, read_attacked, write_attacked
+from pdtool.evaluation.attacks import ATTACKS, parse_attack, run_attack
+from pdtool.images import as_input
+
+Labels = NDArray[np.int64]
+Scans = NDArray[np.uint8]
+
+QUICK = {
+    "fgsm": "fgsm:epsilon=0.1",
+    "bim": "bim:epsilon=0.1,step=0.02,steps=6",
+    "pgd": "pgd:epsilon=0.1,step=0.02,steps=6",
+    "deepfool": "deepfool:steps=20",
+    "cw": "cw:steps=60,step=0.05",
+}
+
+
+@pytest.fixture(scope="module")
+def attacked(net: torch.nn.Module, images: Scans, labels: Labels) -> dict[str, Attacked]:
+    return {name: run_attack(net, images, labels, spec, seed=3) for name, spec in QUICK.items()}
+
+
+def test_every_attack_is_tried() -> None:
+    assert QUICK.keys() == ATTACKS.keys()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_success_is_what_the_net_says_of_the_stored_images(
+    net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked], name: str
+) -> None:
+    result = attacked[name]
+    with torch.no_grad():
+        clean = net(torch.from_numpy(as_input(images))).argmax(1).numpy()
+        now = net(torch.from_numpy(as_input(result.images))).argmax(1).numpy()
+    assert result.source.tolist() == np.flatnonzero(clean == labels).tolist()  # only what was right
+    assert (result.labels == labels[result.source]).all()
+    assert (result.success == (now != result.labels)).all()
+    assert result.success.mean() > 0.3
+    assert result.images.dtype == np.float32 and result.images.min() >= 0 and result.images.max() <= 1
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_norms_are_those_of_the_change(
+    net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked], name: str
+) -> None:
+    result = attacked[name]
+    change = result.images - images[result.source].astype(np.float32) / 255
+    assert np.allclose(result.linf, np.abs(change).max(axis=(1, 2, 3)), atol=1e-6)
+    assert np.allclose(result.l2, np.linalg.norm(change.reshape(len(result), -1), axis=1), atol=1e-5)
+    if name in ("fgsm", "bim", "pgd"):
+        assert result.linf.max() <= 0.1 + 1e-6
+
+
+def test_smallest_change_attacks_are_smaller_than_one_step(attacked: dict[str, Attacked]) -> None:
+    both = attacked["fgsm"].success & attacked["deepfool"].success & attacked["cw"].success
+    fgsm = attacked["fgsm"].l2[both].mean()
+    assert attacked["deepfool"].l2[both].mean() < fgsm
+    assert attacked["cw"].l2[both].mean() < fgsm
+
+
+def test_cw_that_finds_nothing_leaves_the_image_instead_of_a_black_one(
+    net: torch.nn.Module, images: Scans, labels: Labels
+) -> None:
+    result = run_attack(net, images, labels, "cw:steps=1,step=0,const=0")
+    assert not result.success.any()
+    assert result.linf.max() < 1e-5
+
+
+def test_same_seed_same_bytes_other_seed_others(
+    net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked]
+) -> None:
+    again = run_attack(net, images, labels, QUICK["pgd"], seed=3)
+    other = run_attack(net, images, labels, QUICK["pgd"], seed=4)
+    assert again.images.tobytes() == attacked["pgd"].images.tobytes()
+    assert other.images.tobytes() != attacked["pgd"].images.tobytes()
+
+
+def test_the_net_and_the_random_state_are_left_as_they_were(
+    net: torch.nn.Module, images: Scans, labels: Labels
+) -> None:
+    before = [parameter.requires_grad for parameter in net.parameters()]
+    state = torch.random.get_rng_state()
+    net.train()
+    run_attack(net, images[:8], labels[:8], QUICK["pgd"])
+    assert all(module.training for module in net.modules())
+    net.eval()
+    assert [parameter.requires_grad for parameter in net.parameters()] == before
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_provenance_says_how_it_was_made(attacked: dict[str, Attacked]) -> None:
+    provenance = attacked["pgd"].provenance
+    assert provenance["attack"] == "pgd" and provenance["seed"] == 3 and provenance["images_given"] == 64
+    assert provenance["settings"] == {"epsilon": 0.1, "step": 0.02, "steps": 6}
+    assert provenance["library"].startswith("foolbox 3.")
+
+
+def test_stored_images_are_bit_for_bit_the_attacked_ones(tmp_path: Path, attacked: dict[str, Attacked]) -> None:
+    path = tmp_path / "deepfool.npz"
+    write_attacked(path, attacked["deepfool"], [str(i) for i in range(10)])
+    read = read_attacked(path)
+    assert read.images.tobytes() == attacked["deepfool"].images.tobytes()
+    assert read.provenance == attacked["deepfool"].provenance
+    assert (read.success == attacked["deepfool"].success).all()
+    first = path.read_bytes()
+    write_attacked(path, read, [str(i) for i in range(10)])
+    assert path.read_bytes() == first
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK not an archive")
+    (tmp_path / "b.npz").write_bytes(npz_bytes({"images": np.zeros((1, 2, 2, 1), dtype=np.float32)}))
+    for name in ("a.npz", "b.npz", "missing.npz"):
+        with pytest.raises(InputError, match=f"{name}: not a file of attacked images"):
+            read_attacked(tmp_path / name)
+
+
+def test_settings_are_parsed() -> None:
+    assert parse_attack("pgd:epsilon=4/255,steps=3").settings == {"epsilon": 4 / 255, "step": 2 / 255, "steps": 3}
+    assert parse_attack("fgsm").spec == "fgsm:epsilon=0.03"
+    assert ATTACKS["fgsm"].settings == {"epsilon": 0.03}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fgsn", "unknown attack 'fgsn'; expected one of fgsm, bim"),
+        ("fgsm:eps=1", "no setting 'eps'; it takes epsilon"),
+        ("fgsm:epsilon=much", "expected a number or a fraction such as 8/255 of at least 0, got 'much'"),
+        ("fgsm:epsilon=1/0", "got '1/0'"),
+        ("fgsm:epsilon=-1", "got '-1'"),
+        ("pgd:steps=1.5", "expected a whole number of at least 0, got '1.5'"),
+    ],
+)
+def test_wrong_settings_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_attack(text)
+
+
+def test_nothing_to_attack_is_an_error(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
+    with pytest.raises(InputError, match="classifies none of the 64 images correctly"):
+        run_attack(net, images, np.full_like(labels, 99), "fgsm")
