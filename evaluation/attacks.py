@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacked import Attacked
 from pdtool.extras import require
-from pdtool.images import as_input
+from pdtool.images import Images, as_input
 
 __all__ = ["ATTACKS", "Attack", "parse_attack", "run_attack"]
 
@@ -154,7 +154,7 @@ def parse_attack(text: str) -> Attack:
 
 def run_attack(
     net: torch.nn.Module,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.int64],
     attack: Attack | str,
     *,

@@ -1,0 +1,218 @@
+"""An evaluation as one self-contained HTML page, and as Markdown for a pull request."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdtool.evaluation.metrics import Rate
+from pdtool.evaluation.pictures import histogram, png_data_uri
+from pdtool.evaluation.results import Evaluation
+from pdtool.evaluation.screening import Screened
+from pdtool.extras import require
+from pdtool.images import Images, as_input
+
+__all__ = ["Evidence", "LIMITS", "html_report", "markdown_report"]
+
+SHOWN = 6  # frames a gallery
+
+LIMITS = (
+    "The attacks of this report know the original alone. Whoever knows of the screener and prunes copies of his own "
+    "can aim at those as well.",
+    "Strong attacks with a larger change, such as PGD with 8/255 on colour images, transfer to plainly pruned copies: "
+    "the members make the original's mistake, nothing disagrees, and the frame is cleared. Where the label change "
+    "rate of an attack lies near that of the clean images, this test cannot see it, however many members it asks.",
+    "A rate holds for this data, these settings and this bundle. Intervals show what the number of frames leaves "
+    "open; they say nothing about other cameras, other weather or other attacks.",
+    "The cost counts multiply-accumulates, not milliseconds: measure those on the device.",
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The frames behind the numbers: the clean set and one set an attack, and the class names."""
+
+    clean: Screened
+    attacked: tuple[Screened, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Card:
+    """One frame as it is drawn; `clean` and `change` are absent for a clean frame."""
+
+    picture: str
+    clean: str | None
+    change: str | None
+    enlarged: float | None
+    index: int
+    truth: str
+    label: str
+    verdict: str
+    corrected: str | None
+    right: bool
+    changes: int
+    used: int
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    title: str
+    note: str
+    cards: tuple[_Card, ...]
+
+
+def html_report(evaluation: Evaluation, evidence: Evidence) -> str:
+    """The page: no scripts, no links to elsewhere, light and dark. Raises MissingError without jinja2 or matplotlib."""
+    jinja2 = require("jinja2", "write the report")
+    markup = require("markupsafe", "write the report").Markup
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=_percent, counted=_counted, interval=_interval, number=_number)
+    template = environment.from_string(files("pdtool.evaluation").joinpath("report.html").read_text("utf-8"))
+    plots = [markup(_change_rates(evaluation, evidence)), markup(_models_used(evaluation, evidence))]
+    page: str = template.render(
+        e=evaluation, s=evaluation.subject, plots=plots, galleries=list(_galleries(evidence)), limits=LIMITS
+    )
+    return page
+
+
+def markdown_report(evaluation: Evaluation) -> str:
+    """The numbers as a Markdown table with their n."""
+    e, clean = evaluation, evaluation.clean
+    lines = [
+        f"# Evaluation of {e.subject.model} with {e.subject.members} members ({e.subject.method})",
+        "",
+        f"Data `{e.data}`, {clean.images} images, seed {e.seed}, pdtool {e.pdtool}, "
+        f"bundle `{e.subject.bundle_digest}`.",
+        "",
+        "| frames | n | flagged | 95 % interval | AUROC | corrected right | members asked | runs of the original |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| clean | {clean.images} | {_counted(clean.flagged)} | {_interval(clean.flagged)} | | | "
+        f"{_number(clean.models_used)} | {_number(clean.cost)} |",
+    ]
+    lines += [
+        f"| {a.spec} | {a.flagged.count} | {_counted(a.flagged)} | {_interval(a.flagged)} | {_number(a.auroc, 3)} | "
+        f"{_counted(a.corrected)} | {_number(a.models_used)} | {_number(a.cost)} |"
+        for a in e.attacks
+    ]
+    lines += [
+        "",
+        f"Clean images that the original classifies wrongly: {_counted(clean.wrong_flagged)} flagged. "
+        "Attacked frames are counted where they fool the exported original.",
+        "",
+        "| attack | success | mean L-inf | mean L2 | file | SHA-256 |",
+        "|---|--:|--:|--:|---|---|",
+    ]
+    lines += [
+        f"| {a.spec} ({a.source}) | {_counted(a.success)} | {_number(a.linf, 3)} | {_number(a.l2, 3)} | "
+        f"{a.file.path} | `{a.file.sha256}` |"
+        for a in e.attacks
+    ]
+    return "\n".join([*lines, "", "## Limits", "", *(f"- {limit}" for limit in LIMITS), ""])
+
+
+def _change_rates(evaluation: Evaluation, evidence: Evidence) -> str:
+    members = evaluation.subject.members
+    series = {"clean": evidence.clean.lcr} | {a.name: a.lcr[a.wrong] for a in evidence.attacked}
+    return histogram(
+        "Label change rate, every member asked",
+        series,
+        xlabel=f"share of the {members} members that disagree with the original",
+        bins=list((np.arange(members + 2) - 0.5) / members),
+        lines={"p0": evaluation.subject.p0, "p1": evaluation.subject.p1},
+    )
+
+
+def _models_used(evaluation: Evaluation, evidence: Evidence) -> str:
+    series = {"clean": evidence.clean.used} | {a.name: a.used[a.wrong] for a in evidence.attacked}
+    return histogram(
+        "Members asked until the test decided",
+        series,
+        xlabel=f"members asked (at most {evaluation.subject.max_models})",
+        bins=list(np.arange(evaluation.subject.max_models + 1) + 0.5),
+    )
+
+
+def _galleries(evidence: Evidence) -> Iterator[_Gallery]:
+    clean, classes = evidence.clean, evidence.classes
+    clean_at = {int(source): i for i, source in enumerate(clean.source)}
+    for a in evidence.attacked:
+        fooled = a.wrong
+        for title, chosen in (
+            (f"{a.name}: flagged", fooled & a.flagged),
+            (f"{a.name}: missed", fooled & ~a.flagged),
+        ):
+            cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _first(chosen)]
+            note = f"{int(chosen.sum())} of the {int(fooled.sum())} attacked frames that fool the original"
+            yield _Gallery(title, note, tuple(cards))
+    right, wrong = ~clean.wrong, clean.wrong
+    for title, chosen, among, what in (
+        ("Clean: cleared", right & ~clean.flagged, right, "clean frames that the original classifies correctly"),
+        ("Clean: false alarms", right & clean.flagged, right, "clean frames that the original classifies correctly"),
+        (
+            "Clean, but misclassified: flagged",
+            wrong & clean.flagged,
+            wrong,
+            "clean frames that the original gets wrong",
+        ),
+    ):
+        cards = [_card(clean, i, classes, None) for i in _first(chosen)]
+        yield _Gallery(title, f"{int(chosen.sum())} of the {int(among.sum())} {what}", tuple(cards))
+
+
+def _first(chosen: NDArray[np.bool_]) -> list[int]:
+    return [int(i) for i in np.flatnonzero(chosen)[:SHOWN]]
+
+
+def _card(frames: Screened, i: int, classes: tuple[str, ...], clean: Images | None) -> _Card:
+    verdict = frames.verdicts[i]
+    image = _unit(frames.images[i])
+    before = change = None
+    enlarged = None
+    if clean is not None:
+        difference = image - _unit(clean)
+        enlarged = 0.5 / max(float(np.abs(difference).max()), 1e-9)
+        before, change = _picture(_unit(clean)), _picture(0.5 + enlarged * difference)
+    return _Card(
+        picture=_picture(image),
+        clean=before,
+        change=change,
+        enlarged=enlarged,
+        index=int(frames.source[i]),
+        truth=classes[int(frames.truth[i])],
+        label=verdict.label or "-",
+        verdict=verdict.verdict,
+        corrected=verdict.corrected_label,
+        right=verdict.corrected_label == classes[int(frames.truth[i])],
+        changes=verdict.changes,
+        used=verdict.models_used,
+    )
+
+
+def _unit(image: Images) -> NDArray[np.float32]:
+    """A picture (H, W, C) as float32 in [0, 1], as the models see it."""
+    return np.moveaxis(as_input(image[None])[0], 0, 2)
+
+
+def _picture(image: NDArray[np.float32]) -> str:
+    return png_data_uri(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _counted(rate: Rate) -> str:
+    return "– (0 frames)" if rate.share is None else f"{_percent(rate.share)} ({rate.events} of {rate.count})"
+
+
+def _interval(rate: Rate) -> str:
+    return "–" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f}–{100 * rate.high:.1f} %"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
