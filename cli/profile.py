@@ -1,0 +1,51 @@
+"""`pdtool profile`: what the models cost, counted, measured here, estimated elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pdtool.cli import options
+from pdtool.cli.output import emit, note, set_quiet, table
+
+
+def profile(
+    folder: Annotated[
+        Path, typer.Argument(metavar="POOL|BUNDLE", help="A folder of `pdtool compress` or `pdtool export`.")
+    ],
+    device: Annotated[
+        str | None, typer.Option(help="Does it fit this board (`pdtool devices list`), and how fast at best.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a report, too: .html, .md or .json.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once for the memory figures.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Single images timed, a model.")] = 50,
+    precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Of the estimates for --device.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="A table of layers for every model.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Count operations and parameters, measure memory and time, and say what screening a clean frame costs.
+
+    Time and memory are measured on this machine; figures for --device are estimates from its data sheet.
+    """
+    set_quiet(quiet)
+    from pdtool.devices.catalogue import find
+    from pdtool.evaluation import profile as profiling
+    from pdtool.evaluation import profile_report as report
+
+    board = find(device) if device else None
+    if out is not None:
+        report.check_out(out)
+    note(f"measuring {folder}")
+    result = profiling.profile(folder, device=board, precision=precision, batch=batch, runs=runs, threads=threads)
+    if out is not None:
+        report.write(result, out)
+        note(f"wrote {out}")
+    if json:
+        emit(result)
+        return
+    for drawn in (*report.tables(result), *(report.layer_tables(result) if layers else ())):
+        table(drawn.title, drawn.headers, drawn.rows)
+    for line in report.summary(result):
+        typer.echo(f"- {line}")
