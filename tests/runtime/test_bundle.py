@@ -1,0 +1,119 @@
+"""A bundle is used only if every byte is the exported one."""
+
+import json
+import shutil
+
+import pytest
+from pdtool.errors import InputError, IntegrityError
+from pdtool.files import write_atomic
+from pdtool.runtime.bundle import models_digest, open_bundle, pretty, write_calibration
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_intact_bundle_opens(bundle):
+    opened = open_bundle(bundle)
+    assert opened.calibration is not None
+    assert opened.calibration.models_sha256 == models_digest(opened.bundle)
+    assert [model.id for model in opened.models][0] == "original"
+    assert set(opened.costs()) == {model.id for model in opened.models}
+    assert opened.models[0].macs == opened.costs()["original"].macs
+
+
+def test_any_flipped_byte_in_any_file_is_noticed(bundle):
+    for path in files_of(bundle):
+        good = path.read_bytes()
+        for position in {0, len(good) // 3, len(good) // 2, len(good) - 2}:
+            bad = bytearray(good)
+            bad[position] ^= 0x01
+            path.write_bytes(bytes(bad))
+            with pytest.raises((InputError, IntegrityError)):
+                open_bundle(bundle)
+        path.write_bytes(good)
+    open_bundle(bundle)
+
+
+def test_truncated_missing_and_linked_files(bundle):
+    for path in files_of(bundle):
+        good = path.read_bytes()
+        path.write_bytes(good[:-1])
+        with pytest.raises((InputError, IntegrityError), match=path.name):
+            open_bundle(bundle)
+        path.unlink()
+        with pytest.raises((InputError, IntegrityError)):
+            open_bundle(bundle)
+        if path.name != "bundle.json":
+            elsewhere = bundle.parent / "elsewhere"
+            elsewhere.write_bytes(good)
+            path.symlink_to(elsewhere)
+            with pytest.raises(IntegrityError, match="plain file|is a link"):
+                open_bundle(bundle)
+            path.unlink()
+        path.write_bytes(good)
+
+
+def test_an_edited_manifest_is_noticed_even_where_it_still_parses(bundle):
+    path = bundle / "bundle.json"
+    document = json.loads(path.read_text())
+    document["members"][0]["accuracy"] = 0.5
+    path.write_text(json.dumps(document))
+    with pytest.raises(IntegrityError, match="digest"):
+        open_bundle(bundle)
+
+
+def test_a_manifest_of_another_format_or_with_unknown_fields(bundle):
+    path = bundle / "bundle.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"format": "pdtool.bundle/2"}))
+    with pytest.raises(InputError, match=r"pdtool\.bundle/2"):
+        open_bundle(bundle)
+    path.write_text(json.dumps(document | {"surprise": 1}))
+    with pytest.raises(InputError, match="unknown field 'surprise'"):
+        open_bundle(bundle)
+
+
+def test_no_bundle_at_all(tmp_path):
+    with pytest.raises(InputError, match="no bundle.json"):
+        open_bundle(tmp_path)
+    with pytest.raises(InputError, match="no bundle.json"):
+        open_bundle(tmp_path / "none")
+
+
+def test_the_calibration_of_another_bundle_is_refused(workshop, bundle):
+    """Same calibration, a bundle whose models differ: its digest is repaired by hand, the calibration is not."""
+    import dataclasses
+
+    from pdtool.runtime.bundle import write_bundle
+
+    opened = open_bundle(bundle)
+    members = opened.bundle.members
+    write_bundle(bundle, dataclasses.replace(opened.bundle, members=members[:-1]))
+    with pytest.raises(IntegrityError, match="measured on other model files.*calibrate"):
+        open_bundle(bundle)
+
+
+def test_a_killed_calibration_leaves_the_old_or_the_new_one(workshop, bundle):
+    """Replay every prefix of the writes that storing a calibration makes."""
+    import dataclasses
+
+    opened = open_bundle(bundle)
+    old = opened.calibration
+    new = dataclasses.replace(old, data="another")
+    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
+    done = bundle.parent / "done"
+    shutil.copytree(bundle, done)
+    write_calibration(open_bundle(done), new)
+    assert open_bundle(done).calibration == new
+    assert not (done / "calibration.json.new").exists()
+    # killed after the new calibration was written, before the manifest names it
+    write_atomic(bundle / "calibration.json.new", pretty(new))
+    assert open_bundle(bundle).calibration == old
+    # killed after the manifest, before the last rename
+    write_atomic(bundle / "bundle.json", (done / "bundle.json").read_bytes())
+    assert open_bundle(bundle).calibration == new
+    # the next calibration repairs it
+    write_calibration(open_bundle(bundle), old)
+    after = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
+    assert after == before
