@@ -182,7 +182,7 @@ def _profile(
         estimate(costs[bundle.original.id], 0, device, precision)
     machine, load = probe(), os.getloadavg()[0]
     if load > machine.cores / 2:
-        notes += (f"this machine was busy before (load {load:.1f} on {machine.cores} cores): times are too high",)
+        notes += (f"this machine was busy before (load {load:.1f} on {machine.cores} cores): times may be too high",)
     paths = {model.id: opened.folder / model.file.path for model in opened.models}
     measured = measure_models(paths, size_of(bundle.preprocessing), batch=batch, runs=runs, threads=threads)
     models = tuple(_model(model, measured[model.id], costs[model.id], device, precision) for model in opened.models)

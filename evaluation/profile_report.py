@@ -1,7 +1,7 @@
 """A profile for people: tables for the terminal and Markdown, one self-contained HTML page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -159,28 +159,33 @@ def _counted_table(profile: Profile) -> Table:
 def _measured_table(profile: Profile) -> Table:
     board = profile.device
     headers = ["model", "load", "load peak", "resident", "p50", "p90", "p99"]
-    headers += [f"{board.id}, {board.precision}"] if board else []
+    headers += [f"estimate, {board.precision}"] if board else []
     rows = []
     for model in profile.models:
         row = [model.id, f"{model.load_ms:.3g} ms", _size(model.load_peak_bytes), _size(model.resident_bytes)]
         row += [f"{ms:.3g} ms" for ms in model.latency_ms]
-        row += [f"{model.estimate.ms:.2g} ms (estimate)"] if model.estimate else []
+        row += [f"{model.estimate.ms:.2g} ms"] if model.estimate else []
         rows.append(tuple(row))
-    return Table("Measured here: memory, and time for one image", tuple(headers), tuple(rows))
+    there = f"; estimate: at best on {board.id}" if board else ""
+    return Table(f"Measured here: memory, and time for one image{there}", tuple(headers), tuple(rows))
 
 
 def _frame_table(profile: Profile) -> Table:
     board = profile.device
-    headers = ["frame", "members", "MACs", "FLOPs", "time", "x original (MACs)", "x original (time)"]
-    headers += [f"{board.id}, {board.precision}"] if board else []
+    headers = ["frame", "members", "MACs", "FLOPs", "time", "x MACs", "x time"]
+    headers += [f"estimate, {board.precision}"] if board else []
     rows = []
     for row in profile.frame.rows:
         cells = [row.what, f"{row.members:.2f}".removesuffix(".00"), _count(row.macs), _count(2 * row.macs)]
         cells += [f"{row.ms:.3g} ms", f"{row.originals_macs:.2f}", f"{row.originals_ms:.2f}"]
-        cells += [f"{row.estimate_ms:.2g} ms (estimate)"] if row.estimate_ms is not None else []
+        cells += [f"{row.estimate_ms:.2g} ms"] if row.estimate_ms is not None else []
         rows.append(tuple(cells))
-    how = "calibrated" if profile.frame.calibrated else "not calibrated: no expectation"
-    return Table(f"Cost of one frame = original + members x mean member ({how})", tuple(headers), tuple(rows))
+    how = "calibrated" if profile.frame.calibrated else "not calibrated"
+    return Table(
+        f"Cost of one frame = original + members x mean member ({how}); x: in runs of the original",
+        tuple(headers),
+        tuple(rows),
+    )
 
 
 def _tiles(profile: Profile) -> list[tuple[str, str]]:
@@ -201,9 +206,7 @@ def _tiles(profile: Profile) -> list[tuple[str, str]]:
 def _plots(profile: Profile) -> list[str]:
     original, members = profile.models[0], profile.models[1:]
     names = [model.id for model in profile.models]
-    latency = {
-        name: [model.latency_ms[i] for model in profile.models] for i, name in ((0, "median"), (2, "99 % of runs"))
-    }
+    latency = {name: [model.latency_ms[i] for model in profile.models] for i, name in ((0, "p50"), (2, "p99"))}
     resident = [model.resident_bytes / 2**20 for model in profile.models]
     peaks = [model.load_peak_bytes / 2**20 for model in profile.models]
     return [
@@ -213,9 +216,15 @@ def _plots(profile: Profile) -> list[str]:
             xlabel="million MACs for one image",
             ylabel="accuracy",
         ),
-        bars("Time for one image", names, latency, ylabel="ms"),
+        bars("Time for one image", names, latency, ylabel="ms", log=_spread(latency) > 20),
         bars("Memory", names, {"once loaded": resident, "most while loading": peaks}, ylabel="MiB"),
     ]
+
+
+def _spread(series: Mapping[str, Sequence[float]]) -> float:
+    """Largest over smallest: one slow run on a busy machine would flatten all other bars."""
+    values = [value for numbers in series.values() for value in numbers]
+    return max(values) / min(values)
 
 
 def _point(model: ModelProfile) -> tuple[float, float]:
