@@ -16,7 +16,8 @@ from pdtool.images import Images, as_input
 
 __all__ = ["Evidence", "LIMITS", "html_report", "markdown_report"]
 
-SHOWN = 6  # frames a gallery
+SHOWN = 4  # attacked frames a gallery
+SHOWN_CLEAN = 6
 
 LIMITS = (
     "The attacks of this report know the original alone. Whoever knows of the screener and prunes copies of his own "
@@ -51,6 +52,7 @@ class _Card:
     truth: str
     label: str
     verdict: str
+    error: str  # "missed" or "false alarm", "" where the verdict is right
     corrected: str | None
     right: bool
     changes: int
@@ -73,7 +75,11 @@ def html_report(evaluation: Evaluation, evidence: Evidence) -> str:
     )
     environment.filters.update(percent=_percent, counted=_counted, interval=_interval, number=_number)
     template = environment.from_string(files("pdtool.evaluation").joinpath("report.html").read_text("utf-8"))
-    plots = [markup(_change_rates(evaluation, evidence)), markup(_models_used(evaluation, evidence))]
+    plots = [
+        markup(draw(evaluation, evidence.clean, frames))
+        for frames in evidence.attacked
+        for draw in (_change_rates, _models_used)
+    ]
     page: str = template.render(
         e=evaluation, s=evaluation.subject, plots=plots, galleries=list(_galleries(evidence)), limits=LIMITS
     )
@@ -115,25 +121,24 @@ def markdown_report(evaluation: Evaluation) -> str:
     return "\n".join([*lines, "", "## Limits", "", *(f"- {limit}" for limit in LIMITS), ""])
 
 
-def _change_rates(evaluation: Evaluation, evidence: Evidence) -> str:
+def _change_rates(evaluation: Evaluation, clean: Screened, attacked: Screened) -> str:
     members = evaluation.subject.members
-    series = {"clean": evidence.clean.lcr} | {a.name: a.lcr[a.wrong] for a in evidence.attacked}
     return histogram(
-        "Label change rate, every member asked",
-        series,
+        f"Label change rate: clean and {attacked.name}",
+        {"clean": clean.lcr, attacked.name: attacked.lcr[attacked.wrong]},
         xlabel=f"share of the {members} members that disagree with the original",
         bins=list((np.arange(members + 2) - 0.5) / members),
-        lines={"p0": evaluation.subject.p0, "p1": evaluation.subject.p1},
+        lines={"p0, clean below": evaluation.subject.p0, "p1, attacked above": evaluation.subject.p1},
     )
 
 
-def _models_used(evaluation: Evaluation, evidence: Evidence) -> str:
-    series = {"clean": evidence.clean.used} | {a.name: a.used[a.wrong] for a in evidence.attacked}
+def _models_used(evaluation: Evaluation, clean: Screened, attacked: Screened) -> str:
+    most = evaluation.subject.max_models
     return histogram(
-        "Members asked until the test decided",
-        series,
-        xlabel=f"members asked (at most {evaluation.subject.max_models})",
-        bins=list(np.arange(evaluation.subject.max_models + 1) + 0.5),
+        f"Members asked until the test decided: clean and {attacked.name}",
+        {"clean": clean.used, attacked.name: attacked.used[attacked.wrong]},
+        xlabel=f"members asked (at most {most})",
+        bins=list(np.arange(most + 1) + 0.5),
     )
 
 
@@ -146,7 +151,7 @@ def _galleries(evidence: Evidence) -> Iterator[_Gallery]:
             (f"{a.name}: flagged", fooled & a.flagged),
             (f"{a.name}: missed", fooled & ~a.flagged),
         ):
-            cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _first(chosen)]
+            cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _first(chosen, SHOWN)]
             note = f"{int(chosen.sum())} of the {int(fooled.sum())} attacked frames that fool the original"
             yield _Gallery(title, note, tuple(cards))
     right, wrong = ~clean.wrong, clean.wrong
@@ -160,16 +165,17 @@ def _galleries(evidence: Evidence) -> Iterator[_Gallery]:
             "clean frames that the original gets wrong",
         ),
     ):
-        cards = [_card(clean, i, classes, None) for i in _first(chosen)]
+        cards = [_card(clean, i, classes, None) for i in _first(chosen, SHOWN_CLEAN)]
         yield _Gallery(title, f"{int(chosen.sum())} of the {int(among.sum())} {what}", tuple(cards))
 
 
-def _first(chosen: NDArray[np.bool_]) -> list[int]:
-    return [int(i) for i in np.flatnonzero(chosen)[:SHOWN]]
+def _first(chosen: NDArray[np.bool_], most: int) -> list[int]:
+    return [int(i) for i in np.flatnonzero(chosen)[:most]]
 
 
 def _card(frames: Screened, i: int, classes: tuple[str, ...], clean: Images | None) -> _Card:
     verdict = frames.verdicts[i]
+    cleared, flagged = verdict.verdict == "clean", verdict.verdict == "adversarial"
     image = _unit(frames.images[i])
     before = change = None
     enlarged = None
@@ -186,6 +192,7 @@ def _card(frames: Screened, i: int, classes: tuple[str, ...], clean: Images | No
         truth=classes[int(frames.truth[i])],
         label=verdict.label or "-",
         verdict=verdict.verdict,
+        error="missed" if frames.wrong[i] and cleared else "false alarm" if not frames.wrong[i] and flagged else "",
         corrected=verdict.corrected_label,
         right=verdict.corrected_label == classes[int(frames.truth[i])],
         changes=verdict.changes,
