@@ -5,6 +5,8 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,7 +77,7 @@ def test_without_a_calibration_no_expectation_is_claimed(plain: Profile) -> None
     assert [row.members for row in plain.frame.rows] == [0, 1, members // 2, members]
     assert "expected" not in " ".join(row.what for row in plain.frame.rows)
     assert any(note.startswith("not calibrated") for note in plain.notes)
-    assert "a clean frame" not in " ".join(report.summary(plain))
+    assert "on average" not in " ".join(report.summary(plain))
 
 
 def test_one_member_gives_one_row_of_asking_members(plain: Profile) -> None:
@@ -120,6 +122,19 @@ def test_a_lower_precision_changes_estimates_alone(workshop: Path, calibrated: P
     for low, full in zip(half.models, calibrated.models, strict=True):
         assert low.estimate is not None and full.estimate is not None
         assert low.estimate.ms < full.estimate.ms
+
+
+def test_a_bundle_is_profiled_on_a_device_without_torch(workshop: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from pdtool.evaluation import profile, profile_report\n"
+        "print(profile_report.markdown(profile.profile(Path(sys.argv[1]), runs=1)))"
+    )
+    command = [sys.executable, "-c", code, str(workshop / "bundle")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Cost of the bundle bundle")
 
 
 def test_unusable_requests_are_refused_before_measuring(
