@@ -4,9 +4,8 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 import pdtool
@@ -25,6 +24,9 @@ from pdtool.cli import (
 )
 from pdtool.errors import PdtoolError
 from pdtool.extras import missing
+
+# Newer typers carry their own click: take the base of usage errors from the class that typer itself hands out.
+_ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="pdtool",
@@ -72,10 +74,10 @@ def main() -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
+    except _ClickException as error:
         error.show()
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("pdtool: stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of stdout went away: `pdtool screen ... | head`

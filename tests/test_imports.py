@@ -48,7 +48,7 @@ def test_help_of_every_command_works_without_any_of_them():
 
 def test_a_missing_package_is_one_line_with_its_cure():
     code = (
-        "import sys\nsys.argv = ['pdtool', 'compress', '--data', 'digits', '--model', 'lenet5', '--out', '/nonexistent/x']\n"
+        "import sys\nsys.argv = ['pdtool', 'compress', '--data', 'digits', '--weights', 'w', '--out', 'x']\n"
         "sys.meta_path.pop(0)\n"
         "class Gone:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
