@@ -30,7 +30,9 @@ def export(
         raise UsageError(f"--format {format} --precision {precision}: expected --format onnx --precision fp32")
     from pdtool.compress.folder import open_pool
     from pdtool.devices.catalogue import find
+    from pdtool.devices.roofline import fits
     from pdtool.export.bundle import export_pool
+    from pdtool.runtime.residency import need
 
     board = find(device) if device else None
     used = [member for member in open_pool(pool).pool.members if member.used]
@@ -58,10 +60,11 @@ def export(
         table(f"{out}: ONNX, memory for batches of {batch}", headers, rows)
     note(f"next: pdtool calibrate {out} --data CLEAN_IMAGES --target-fpr 0.05")
     if board is not None:
-        need = sum(model.resident_bytes for model in (bundle.original, *bundle.members))
-        if need > board.memory_bytes:
+        all_loaded = need(bundle.original, bundle.members).everything
+        fit = fits(all_loaded, board)
+        if not fit.fits:
             raise GateError(
-                f"the whole bundle takes {mib(need)}, {board.name} has {mib(board.memory_bytes)}: "
-                f"screen with --memory-budget or compress fewer members"
+                f"all models loaded take {mib(all_loaded)}, {board.name} has {mib(board.memory_bytes)}: screen with "
+                f"--memory-budget or compress fewer members (the bundle was written)"
             )
-        note(f"fits {board.name}: {mib(need)} of {mib(board.memory_bytes)} with every model loaded")
+        note(f"fits {board.name}: {mib(all_loaded)} of {mib(board.memory_bytes)} with every model loaded")

@@ -29,11 +29,11 @@ def to_onnx(net: torch.nn.Module, size: Size) -> bytes:
     net.eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # torch announces the other exporter
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             net,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file object is what this exporter documents
             dynamo=False,
             opset_version=OPSET,
             input_names=["input"],

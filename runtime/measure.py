@@ -22,6 +22,8 @@ from pdtool.runtime.memory import give_back, peak_bytes, reset_peak, resident_by
 
 __all__ = ["Measured", "measure_models"]
 
+WARM_UP_S = 0.2  # runs that are not counted: the first ones of a small model take up to twice as long
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -75,11 +77,13 @@ def _measure(path: Path, size: Size, batch: int, runs: int, threads: int | None)
     resident = max(resident_bytes() - before, file_bytes)
     one = images[:1]
     times = np.zeros(runs)
-    for i in range(-min(runs, 10), runs):  # a few runs first that are not counted
+    warm = time.perf_counter() + WARM_UP_S if runs else 0.0
+    while time.perf_counter() < warm:
+        engine.run(one)
+    for i in range(runs):
         started = time.perf_counter()
         engine.run(one)
-        if i >= 0:
-            times[i] = 1e3 * (time.perf_counter() - started)
+        times[i] = 1e3 * (time.perf_counter() - started)
     engine.close()
     latency = tuple(float(x) for x in np.percentile(times, (50, 90, 99))) if runs else ()
     return Measured(

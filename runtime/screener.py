@@ -143,7 +143,9 @@ class Screener:
     def __enter__(self) -> "Screener":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _draw_order(self) -> None:
@@ -204,7 +206,9 @@ class Screener:
                 break
             logits = self.residency.engine(member).run(batch[undecided])
             finite = np.isfinite(logits).all(axis=1)
-            votes = np.where(finite, logits.argmax(axis=1), -1)  # a broken answer counts as a change, never as agreement
+            votes = np.where(
+                finite, logits.argmax(axis=1), -1
+            )  # a broken answer counts as a change, never as agreement
             changes[undecided] += votes != labels[undecided]
             for i, vote in zip(undecided[finite], votes[finite], strict=True):
                 answers[i].votes[vote] += 1

@@ -24,7 +24,8 @@ class Votes:
     @property
     def changed(self) -> NDArray[np.bool_]:
         """(N, M): the member disagrees with the original."""
-        return self.members != self.original[:, None]
+        changed: NDArray[np.bool_] = self.members != self.original[:, None]
+        return changed
 
 
 def collect_votes(

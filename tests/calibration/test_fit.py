@@ -133,6 +133,7 @@ def test_bounds():
     assert upper_bound(0, 0, 0.95) == 1.0
     assert upper_bound(5, 5, 0.95) == 1.0
     n = images_needed(0.02, 0.05, 0.95)
+    assert n is not None
     assert upper_bound(int(np.ceil(0.02 * n)), n, 0.95) <= 0.05
     assert images_needed(0.05, 0.05, 0.95) is None
     with pytest.raises(ValueError, match="events"):

@@ -62,6 +62,7 @@ def test_kill_9_leaves_the_old_folder(tmp_path):
         "    (folder / 'x').write_bytes(b'new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE)
+    assert process.stdout is not None
     assert process.stdout.readline() == b"writing\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()

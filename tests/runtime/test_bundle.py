@@ -100,6 +100,7 @@ def test_a_killed_calibration_leaves_the_old_or_the_new_one(workshop, bundle):
 
     opened = open_bundle(bundle)
     old = opened.calibration
+    assert old is not None
     new = dataclasses.replace(old, data="another")
     before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     done = bundle.parent / "done"

@@ -47,8 +47,9 @@ def model(name, resident=10, peak=14):
     )
 
 
-def pool(count, resident=10, peak=14):
-    return model("original", 20, 30), [model(f"m{i}", resident, peak) for i in range(count)]
+def residency_of(count, budget, load):
+    members = [model(f"m{i}") for i in range(count)]
+    return Residency(model("original", 20, 30), members, budget, load)
 
 
 def scan(residency, frames, depth):
@@ -60,7 +61,7 @@ def scan(residency, frames, depth):
 
 def test_everything_is_loaded_once_without_a_budget():
     recorder = Recorder()
-    residency = Residency(*pool(5), None, recorder.load)
+    residency = residency_of(5, None, recorder.load)
     scan(residency, 10, 5)
     assert recorder.loads == ["original", "m0", "m1", "m2", "m3", "m4"]
     assert residency.counters.evictions == 0
@@ -72,7 +73,7 @@ def test_everything_is_loaded_once_without_a_budget():
 def test_a_prefix_stays_and_one_place_cycles():
     recorder = Recorder()
     # scratch 10, original 20, so 40 is left for members: four of ten bytes
-    residency = Residency(*pool(8), 70, recorder.load)
+    residency = residency_of(8, 70, recorder.load)
     assert residency.stays() == 3
     scan(residency, 3, 8)
     assert recorder.loads[:5] == ["original", "m0", "m1", "m2", "m3"]
@@ -84,7 +85,7 @@ def test_a_prefix_stays_and_one_place_cycles():
 
 def test_frames_that_stop_early_load_nothing_more():
     recorder = Recorder()
-    residency = Residency(*pool(8), 70, recorder.load)
+    residency = residency_of(8, 70, recorder.load)
     scan(residency, 1, 8)
     loads = len(recorder.loads)
     scan(residency, 100, 3)
@@ -94,11 +95,11 @@ def test_frames_that_stop_early_load_nothing_more():
 @pytest.mark.parametrize("budget", [1, 39])
 def test_a_budget_that_can_never_work(budget):
     with pytest.raises(GateError, match=rf"memory budget {budget} bytes is too small.*need 40 bytes"):
-        Residency(*pool(3), budget, Recorder().load)
+        residency_of(3, budget, Recorder().load)
 
 
 def test_the_least_budget_works():
-    original, members = pool(4)
+    original, members = model("original", 20, 30), [model(f"m{i}") for i in range(4)]
     recorder = Recorder()
     residency = Residency(original, members, need(original, members).least, recorder.load)
     assert residency.stays() == 0
