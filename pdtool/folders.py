@@ -24,7 +24,8 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 LARGEST_FILE = 256 * 2**20  # bytes of one member of an archive
 MOST_FILES = 5_000_000
-RATIO = 100  # pictures hardly compress; an archive that unpacks to more than this many times its size is hostile
+FREELY = 2**30  # bytes that any archive may unpack to
+RATIO = 100  # pictures hardly compress; one that unpacks to more than that and so many times its size is hostile
 
 
 def is_archive(path: Path) -> bool:
@@ -133,7 +134,7 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            most = max(2**30, RATIO * path.stat().st_size)
+            most = max(FREELY, RATIO * path.stat().st_size)
             stream = gzip.GzipFile(fileobj=file) if packed else file
             with tarfile.open(fileobj=_Bounded(stream, most, path), mode="r:") as tar:
                 yield tar

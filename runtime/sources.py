@@ -85,7 +85,7 @@ def _frames(address: Address, open_timeout: float, read_timeout: float, stride: 
         grab = _gst(address, read_timeout)
     elif scheme in NETWORK:
         grab = _network(source, None, address, open_timeout, read_timeout)
-    elif source.isdecimal() or source.startswith("/dev/video") or scheme == "v4l2":
+    elif (source.isascii() and source.isdecimal()) or source.startswith("/dev/video") or scheme == "v4l2":
         device = f"/dev/video{source}" if source.isdecimal() else source.removeprefix("v4l2://")
         if not Path(device).exists():
             raise MissingError(f"{device}: no such camera; plug it in, or see which there are: ls /dev/video*")
