@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 from pathlib import Path
 
 import safetensors
@@ -82,7 +83,9 @@ def fit_state(net: nn.Module, state: dict[str, Tensor], *, file: str, model: str
 def _load_torch(path: Path) -> dict[str, Tensor]:
     data = read_limited(path, LARGEST_WEIGHTS)
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle's protocol
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, IndexError, UnicodeError) as error:
         first = str(error).strip().splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(

@@ -1,0 +1,131 @@
+"""How many channels go, and which: random channel pruning and L1 norm pruning."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pdtool.compress import l1_norm, random_channel
+from pdtool.compress.models import ModelSpec, build
+from pdtool.compress.prune import Unit, find_units
+from pdtool.compress.rates import random_counts
+from pdtool.errors import UsageError
+
+
+def unit(channels: int, layers: int = 1, blocks: int = 1, name: str = "u") -> Unit:
+    names = tuple(f"{name}.{i}" for i in range(layers))
+    return Unit(name=name, channels=channels, layers=names, filters=channels * layers, blocks=blocks)
+
+
+@st.composite
+def some_units(draw: st.DrawFn) -> list[Unit]:
+    made = []
+    for i in range(draw(st.integers(1, 8))):
+        blocks = draw(st.sampled_from([1, 1, 1, 2, 4]))
+        made.append(unit(blocks * draw(st.integers(2, 64)), draw(st.integers(1, 3)), blocks, f"u{i}"))
+    return made
+
+
+@settings(deadline=None, max_examples=300)
+@given(some_units(), st.floats(0, 0.99), st.integers(0, 2**32 - 1))
+def test_the_total_is_the_rate_as_near_as_whole_channels_allow(units: list[Unit], rate: float, seed: int) -> None:
+    counts = random_counts(units, rate, np.random.default_rng(seed))
+    step = [u.filters / (u.channels // u.blocks) for u in units]
+    assert all(0 <= n < u.channels // u.blocks for n, u in zip(counts, units, strict=True))
+    removed = sum(n * s for n, s in zip(counts, step, strict=True))
+    goal = rate * sum(u.filters for u in units)
+    free = [s for n, s, u in zip(counts, step, units, strict=True) if n + 1 < u.channels // u.blocks]
+    if removed < goal:  # one more anywhere would not be nearer
+        assert all(abs(removed + s - goal) >= goal - removed - 1e-6 for s in free)
+    else:
+        taken = [s for n, s in zip(counts, step, strict=True) if n > 0]
+        assert all(abs(removed - s - goal) >= removed - goal - 1e-6 for s in taken)
+
+
+def test_layers_get_different_rates_with_the_group_s_mean() -> None:
+    # the papers' example: a group at 50 % whose two layers lose 60 % and 40 % ("30 % and 20 %" of the group)
+    units = [unit(100), unit(100)]
+    drawn = [random_counts(units, 0.5, np.random.default_rng(seed)) for seed in range(200)]
+    assert {sum(counts) for counts in drawn} == {100}
+    shares = np.array(drawn)[:, 0] / 100
+    assert shares.min() < 0.2 and shares.max() > 0.8 and 0.45 < shares.mean() < 0.55
+    assert shares.min() >= 0.1 - 0.005 and shares.max() <= 0.9 + 0.005  # a fifth of what the rate leaves stays
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_rate_outside_0_to_1_is_refused(rate: float) -> None:
+    with pytest.raises(UsageError, match=r"share of channels to remove in \[0, 1\)"):
+        random_counts([unit(8)], rate, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def resnet() -> tuple[nn.Module, tuple[Unit, ...]]:
+    spec = ModelSpec.parse("resnet18:width=16,classes=5")
+    net = build(spec)
+    return net, find_units(net, spec.input)[0]
+
+
+def removed_by_group(units: tuple[Unit, ...], chosen: dict[str, tuple[int, ...]]) -> dict[int, float]:
+    totals: dict[int, list[int]] = {}
+    for u in units:
+        entry = totals.setdefault(u.channels, [0, 0])
+        entry[0] += len(chosen[u.name]) * len(u.layers)
+        entry[1] += u.filters
+    return {channels: gone / total for channels, (gone, total) in totals.items()}
+
+
+def test_random_channel_keeps_each_group_s_rate(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+    net, units = resnet
+    rates = {16: 0.5, 32: 0.6, 64: 0.7, 128: 0.8}  # Chen et al. 2021, Table 1, a quarter as wide
+    for seed in range(10):
+        chosen = random_channel.select(units, net, 0.0, rates, np.random.default_rng(seed))
+        for channels, achieved in removed_by_group(units, chosen).items():
+            assert achieved == pytest.approx(rates[channels], abs=0.5 / (3 * channels))
+
+
+def test_random_channel_differs_between_seeds_and_not_within(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+    net, units = resnet
+    one, same, other = (random_channel.select(units, net, 0.5, {}, np.random.default_rng(s)) for s in (1, 1, 2))
+    assert one == same != other
+    assert all(list(indices) == sorted(set(indices)) for indices in one.values())
+    assert len({len(indices) for name, indices in one.items() if name.startswith("layer1")}) > 1
+
+
+def test_an_unknown_group_is_refused_with_the_groups_there_are(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+    net, units = resnet
+    with pytest.raises(UsageError, match="no prunable layer has 48 channels; this model's groups are 16, 32, 64, 128"):
+        random_channel.select(units, net, 0.5, {48: 0.5}, np.random.default_rng(0))
+    with pytest.raises(UsageError, match="group rate of 16 channels"):
+        random_channel.select(units, net, 0.5, {16: 1.0}, np.random.default_rng(0))
+
+
+def test_l1_norm_removes_the_smallest_filters(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+    net, units = resnet
+    chosen = l1_norm.select(units, net, 0.5, {}, np.random.default_rng(3))
+    gone = sum(len(chosen[u.name]) * len(u.layers) for u in units)
+    assert gone / sum(u.filters for u in units) == pytest.approx(0.5, abs=1e-3)
+    for u in units:
+        weights = [net.get_submodule(layer).weight for layer in u.layers]
+        sums = sum(w.detach().abs().sum(dim=(1, 2, 3)) for w in weights if isinstance(w, torch.Tensor))
+        assert isinstance(sums, torch.Tensor)
+        kept = [i for i in range(u.channels) if i not in chosen[u.name]]
+        assert not chosen[u.name] or sums[list(chosen[u.name])].max() <= sums[kept].min()
+    assert len({round(len(chosen[u.name]) / u.channels, 2) for u in units}) > 3  # each layer has its own rate
+
+
+def test_l1_norm_has_no_group_rates(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+    net, units = resnet
+    with pytest.raises(UsageError, match="one overall rate"):
+        l1_norm.select(units, net, 0.5, {16: 0.5}, np.random.default_rng(0))
+
+
+def test_blocks_lose_the_same_positions() -> None:
+    net = nn.ModuleDict({"u": nn.Conv2d(1, 12, 1)})
+    block = Unit(name="u", channels=12, layers=("u",), filters=12, blocks=3)
+    for select in (random_channel.select, l1_norm.select):
+        indices = np.array(select([block], net, 0.5, {}, np.random.default_rng(0))["u"])
+        assert len(indices) == 6
+        positions = indices.reshape(3, 2) % 4
+        assert (positions == positions[0]).all()
