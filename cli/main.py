@@ -1,5 +1,6 @@
 """`pdtool`: registers the commands and turns errors into one line and an exit code."""
 
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from pdtool.cli import (
     screen,
     train,
 )
+from pdtool.cli.output import note
 from pdtool.errors import PdtoolError
 from pdtool.extras import missing
 
@@ -72,6 +74,7 @@ def main() -> NoReturn:
     # Threads that wait for each other must not spin: on two cores with one other busy process, training LeNet-5 took
     # 180 s with torch's spinning threads and 14 s with sleeping ones. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("pdtool").addHandler(_Notes())
     try:
         code = app(standalone_mode=False)
     except _ClickException as error:
@@ -90,6 +93,13 @@ def main() -> NoReturn:
         print(f"pdtool: {error}", file=sys.stderr)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Notes(logging.Handler):
+    """What rooms log (skipped pictures, for one) as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def _known(error: ModuleNotFoundError) -> PdtoolError:

@@ -39,8 +39,6 @@ def screen(
 ) -> None:
     """Screen every frame of SOURCE with a calibrated BUNDLE; one line a frame on stdout, a summary on stderr."""
     set_quiet(quiet)
-    from itertools import islice
-
     from pdtool.errors import UsageError
     from pdtool.runtime.screener import Screener
     from pdtool.runtime.sources import open_frames
@@ -63,9 +61,9 @@ def screen(
         counts: Counter[str] = Counter()
         used = 0
         started = time.monotonic()
-        with open_frames(source, open_timeout=open_timeout, read_timeout=read_timeout) as frames:
+        with open_frames(source, open_timeout=open_timeout, read_timeout=read_timeout, limit=limit) as frames:
             try:
-                for verdict in screener.screen_frames(islice(frames, limit)):
+                for verdict in screener.screen_frames(frames):
                     counts[verdict.verdict] += 1
                     used += verdict.models_used
                     if json:

@@ -12,6 +12,7 @@ digits#test                  the part of a published set, whatever the command w
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from pdtool.folders import ARCHIVES, PICTURES, is_archive, list_pictures, read_p
 from pdtool.images import Images, Size, decode, fit, fit_all
 
 __all__ = ["Dataset", "Role", "labels_as", "load_data"]
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def load_data(spec: str, size: Size, *, role: Role, limit: int | None = None, la
 
     `role` picks the part of a set that is published in parts. `limit`: at most that many images, evenly spread.
     With `labelled` False pictures without class folders are allowed; labels are read where there are some.
-    A picture that cannot be read is left out and named in `skipped`.
+    A picture that cannot be read is left out, named in `skipped` and in one logged warning.
 
     Raises InputError for a spec, path or file that does not fit, MissingError for a package not installed.
     """
@@ -88,6 +91,12 @@ def load_data(spec: str, size: Size, *, role: Role, limit: int | None = None, la
         raise InputError(
             f"{spec}: {what}; expected a folder, {', '.join(ARCHIVES)}, file.npz, digits, cifar10:DIR, svhn:DIR, "
             f"mnist:DIR or package.module:factory"
+        )
+    if data.skipped:
+        named = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
+        LOG.warning(
+            "%s: skipped %d unreadable pictures of %d: %s",
+            *(spec, len(data.skipped), len(data.skipped) + len(data.images), named),
         )
     if len(data.images) == 0:
         raise InputError(f"{spec}: holds no images; expected pictures ({', '.join(PICTURES)}) or arrays of them")
