@@ -13,7 +13,11 @@ from pdtool.images import Images
 
 __all__ = ["Address", "Frame", "Shot", "numbered"]
 
-SECRETS = r"pass(?:word|wd)?|pwd|user-pw|user-id|token|secret|(?:api|access)?[-_]?key|sig(?:nature)?|auth"
+USER = r"(?<=://)[^\s'\"]*(?=@)"
+NAMED = (
+    r"(?i)\b(pass(?:word|wd)?|pwd|user-pw|user-id|token|secret|(?:api|access)?[-_]?key|sig(?:nature)?|auth)"
+    r"=([^&\s'\"]+)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,10 @@ class Address:
     def __init__(self, source: str) -> None:
         self._values: set[str] = set()
         self.secret = re.sub(r"\$\{(\w+)\}", self._fill, source)
-        inside = re.match(r"[\w+.-]+://(.*)@", self.secret)
-        if inside:  # greedy: a password may hold any character
-            user, _, password = inside[1].partition(":")
-            self._values |= {inside[1], user, password, unquote(password)}
+        for inside in (*re.findall(r"^[\w+.-]+://(.*)@", self.secret), *re.findall(USER, self.secret)):
+            user, _, password = inside.partition(":")  # greedy: a password may hold any character
+            self._values |= {inside, user, password, unquote(password)}
+        self._values |= {value for _, value in re.findall(NAMED, self.secret)}
         self._shown = _hide(re.sub(r"^([\w+.-]+://).*@", r"\1***@", source))
 
     def _fill(self, match: re.Match[str]) -> str:
@@ -87,5 +91,5 @@ class Address:
 
 def _hide(text: str) -> str:
     """Without what stands between :// and @, and without the values of what is named like a secret."""
-    text = re.sub(r"(\w[\w+.-]*://)[^\s'\"]*@", r"\1***@", text)
-    return re.sub(rf"(?i)\b({SECRETS})=[^&\s'\"]+", r"\1=***", text)
+    text = re.sub(USER, "***", text)
+    return re.sub(NAMED, r"\1=***", text)

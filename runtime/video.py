@@ -13,18 +13,24 @@ from pdtool.runtime.frames import Shot
 __all__ = ["read_network", "read_video"]
 
 PURPOSE = "read video and cameras"
+WHOLE = 0.9  # a file that holds a smaller share of the frames it announces was cut off; the announcement is not exact
 
 
 def read_video(path: str) -> Iterator[Shot]:
-    """All frames of a video file. Raises InputError where it cannot be opened or breaks off, MissingError without PyAV.
+    """All frames of a video file. Raises InputError where it cannot be opened, MissingError without PyAV.
 
-    The file may refer to no other file and to no network address.
+    A file that was cut off ends with a Shot without picture that says so. A file may refer to no network address.
     """
     errors = require("av.error", PURPOSE)
     try:
         with _opened(path, options={"protocol_whitelist": "file"}) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            yield from _decode(container, path)
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            count = 0
+            for count, shot in enumerate(_decode(container, path), start=1):  # noqa: B007
+                yield shot
+            if count < WHOLE * stream.frames:
+                yield Shot(path, None, f"the video breaks off after {count} of {stream.frames} frames")
     except errors.FFmpegError as error:
         raise InputError(f"{path}: not a readable video ({error.strerror}); copy it again or convert it") from None
 
