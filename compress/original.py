@@ -12,7 +12,7 @@ import pdtool
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import ModelSpec, build
 from pdtool.compress.split import align, hold_back, preprocessing_of
-from pdtool.compress.training import RECIPES, Recipe, TrainingSet, accuracy, fit, steps_of
+from pdtool.compress.training import RECIPES, Recipe, TrainingSet, accuracy, fit
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import fit_state, load_weights, save_weights
 from pdtool.data import Dataset, load_data
@@ -91,7 +91,7 @@ def train_original(
         held = align(load_data(test, spec.input, role="test"), dataset.classes)
     preprocessing = override(preprocessing_of(kept.images), mean, std)
     net = build(spec, seed=seed)
-    steps = steps_of(recipe, len(kept))
+    recipe, steps = recipe.resolved(len(kept)), recipe.steps(len(kept))
     seconds = rate = 0.0
     if not dry_run:
         training = TrainingSet.of(kept.images, kept.labels, preprocessing, place)

@@ -26,7 +26,7 @@ from pdtool.compress.member import (
 from pdtool.compress.prepare import METHODS, PoolRequest, prepare
 from pdtool.compress.prune import prune
 from pdtool.compress.split import spread
-from pdtool.compress.training import fit, steps_of
+from pdtool.compress.training import fit
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import weights_bytes
 from pdtool.errors import GateError, InputError
@@ -76,7 +76,7 @@ def make_pool(
         samples = write_entry(out, "samples.npz", samples_bytes(spread(ready.held, SAMPLES)))
         floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
         made: list[PoolMember] = []
-        steps = steps_of(request.recipe, len(ready.training))
+        steps = ready.recipe.steps(len(ready.training))
         ids = [_id(index) for index in range(request.members)]
         with watch("compress", steps * sum(id not in kept for id in ids)) as task:
             for note in ready.notes:
@@ -95,7 +95,7 @@ def make_pool(
                     METHODS[request.method],
                     request.rate,
                     request.group_rates,
-                    request.recipe,
+                    ready.recipe,
                     ready.training,
                     ready.held,
                     seed=seed,
@@ -120,7 +120,7 @@ def make_pool(
             method=request.method,
             rate=request.rate,
             group_rates={str(channels): rate for channels, rate in sorted(request.group_rates.items())},
-            recipe={**encode(request.recipe), "ignore": list(request.ignore)},
+            recipe={**encode(ready.recipe), "ignore": list(request.ignore)},
             seed=request.seed,
             data=request.data,
             data_fingerprint=ready.fingerprint,
@@ -139,7 +139,7 @@ def plan_pool(request: PoolRequest) -> PoolPlan:
     rng = np.random.default_rng(member_seed(request.seed, 0))
     chosen = METHODS[request.method](ready.units, net, request.rate, request.group_rates, rng)
     prune(net, ready.original.spec.input, chosen)
-    steps = steps_of(request.recipe, len(ready.training))
+    steps = ready.recipe.steps(len(ready.training))
     started, done = time.perf_counter(), 0
 
     def tick(count: int) -> None:
@@ -149,7 +149,7 @@ def plan_pool(request: PoolRequest) -> PoolPlan:
             raise _Enough
 
     with suppress(_Enough):
-        fit(net, ready.training, request.recipe, seed=0, teacher=ready.original.net, tick=tick)
+        fit(net, ready.training, ready.recipe, seed=0, teacher=ready.original.net, tick=tick)
     a_step = (time.perf_counter() - started) / max(done, 1)
     return PoolPlan(
         model=str(ready.original.spec),

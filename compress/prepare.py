@@ -54,7 +54,7 @@ class PoolRequest:
             raise UsageError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.members < 1:
             raise UsageError(f"members should be at least 1, is {self.members}")
-        if self.recipe.epochs < 0:
+        if self.recipe.epochs is not None and self.recipe.epochs < 0:
             raise UsageError(f"epochs should be at least 0, is {self.recipe.epochs}")
         for name, share in (("min-accuracy", self.min_accuracy), ("max-drop", self.max_drop)):
             if share is not None and not 0 <= share <= 1:
@@ -71,6 +71,7 @@ class Prepared:
     whole: dict[str, str]
     training: TrainingSet
     held: Labelled
+    recipe: Recipe  # the request's, resolved for this data
     fingerprint: str
     settings: dict[str, JsonValue]
     notes: tuple[str, ...]
@@ -104,6 +105,7 @@ def prepare(request: PoolRequest) -> Prepared:
         raise UsageError("--ignore leaves no layer to prune")
     # unknown groups and the like are found now, not after the data was loaded and the first member half made
     METHODS[request.method](units, original.net, request.rate, request.group_rates, np.random.default_rng(0))
+    recipe = request.recipe.resolved(len(kept))
     settings: dict[str, JsonValue] = {
         "original": sha256_bytes(weights_bytes(original.net, original.metadata())),
         "data": dataset.fingerprint,
@@ -112,8 +114,8 @@ def prepare(request: PoolRequest) -> Prepared:
         "rate": request.rate,
         "group_rates": {str(channels): rate for channels, rate in request.group_rates.items()},
         "ignore": sorted(request.ignore),
-        "recipe": encode(request.recipe),
+        "recipe": encode(recipe),
     }
     original.net.to(place)
     training = TrainingSet.of(kept.images, kept.labels, original.preprocessing, place)
-    return Prepared(original, units, whole, training, held, dataset.fingerprint, settings, notes)
+    return Prepared(original, units, whole, training, held, recipe, dataset.fingerprint, settings, notes)

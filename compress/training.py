@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,15 +29,16 @@ FORMAT = torch.channels_last
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a net is trained: SGD with Nesterov momentum, learning rate warmed up over 20 % of the steps to `lr`, then
-    a cosine down to 0; shifted crops by up to `shift` pixels, edges repeated; batch norm estimated anew at the end.
+    a cosine down to 0; every image shifted by up to `shift` pixels, edges repeated, and made brighter or darker by
+    up to the share `light`; batch norm estimated anew at the end.
 
     With a teacher the loss is (1 - distill) x cross-entropy + distill x temperature^2 x KL(teacher || net), both
     softened by `temperature` (Hinton et al. 2015, section 2).
     """
 
     name: str
-    epochs: int
-    batch: int | None = None  # None: 128, or 32 below 4,000 images
+    epochs: int | None = None  # None: 16; with a teacher 6, or 12 below 4,000 images
+    batch: int | None = None  # None: 32 below 4,000 images, 64 below 20,000, else 128
     lr: float = 0.05  # for a batch of 128; scaled by sqrt(batch / 128)
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -45,14 +46,27 @@ class Recipe:
     distill: float = 0.0
     temperature: float = 4.0
     shift: int = 2
+    light: float = 0.4
     flip: bool = False  # off: traffic signs and digits change their meaning in a mirror
     norm_images: int = 2048  # images that batch norm is estimated on at the end
+
+    def resolved(self, images: int) -> "Recipe":
+        """The recipe for so many images, nothing left open."""
+        batch = self.batch or (32 if images < 4_000 else 64 if images < 20_000 else 128)
+        epochs = (16 if self.distill == 0 else 12 if images < 4_000 else 6) if self.epochs is None else self.epochs
+        return replace(self, epochs=epochs, batch=min(images, batch))
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps on so many images; those left over at the end of an epoch are dropped until the next."""
+        recipe = self.resolved(images)
+        assert recipe.epochs is not None and recipe.batch is not None
+        return recipe.epochs * (images // recipe.batch)
 
 
 # "paper": fine-tune every pruned member on the training data, as the papers do; distilled from the original
 RECIPES = {
-    "train": Recipe(name="train", epochs=20, lr=0.1),
-    "paper": Recipe(name="paper", epochs=8, lr=0.02, distill=0.7),
+    "train": Recipe(name="train", lr=0.1),
+    "paper": Recipe(name="paper", lr=0.02, distill=0.7),
 }
 
 
@@ -107,7 +121,9 @@ class TrainingSet:
         if recipe.flip:
             mirrored = (torch.rand(count, 1, generator=generator) < 0.5).to(device)
             columns = torch.where(mirrored, columns.flip(1), columns)
-        return _as_pixels(self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        pixels = _as_pixels(self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        light = 1 + recipe.light * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+        return pixels.mul_(light.to(device)).clamp_(0, 1)
 
 
 def _as_pixels(images: Tensor) -> Tensor:
@@ -132,10 +148,10 @@ def fit(
     """
     started = time.perf_counter()
     hooks = hooks or Hooks()
-    size = batch_size(recipe, len(data))
-    steps = steps_of(recipe, len(data))
+    recipe, steps = recipe.resolved(len(data)), recipe.steps(len(data))
+    assert recipe.epochs is not None and recipe.batch is not None
     generator = torch.Generator().manual_seed(seed)
-    lr = recipe.lr * math.sqrt(size / 128)
+    lr = recipe.lr * math.sqrt(recipe.batch / 128)
     optimiser = torch.optim.SGD(
         [parameter for parameter in net.parameters() if parameter.requires_grad],
         lr=lr,
@@ -146,7 +162,7 @@ def fit(
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         net.train().to(memory_format=FORMAT)  # type: ignore[call-overload]
-        for step, index in enumerate(_batches(len(data), size, recipe.epochs, generator)):
+        for step, index in enumerate(_batches(len(data), recipe.batch, recipe.epochs, generator)):
             for group in optimiser.param_groups:
                 group["lr"] = lr * _schedule(step, steps)
             index = index.to(data.labels.device)
@@ -173,18 +189,8 @@ def fit(
     return time.perf_counter() - started
 
 
-def batch_size(recipe: Recipe, images: int) -> int:
-    """Images a step."""
-    return min(images, recipe.batch or (128 if images >= 4000 else 32))
-
-
-def steps_of(recipe: Recipe, images: int) -> int:
-    """Optimiser steps that `fit` makes on so many images."""
-    return recipe.epochs * max(1, images // batch_size(recipe, images))
-
-
 def _batches(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    for _ in range(epochs):  # the images left over at the end of an epoch are dropped: another order brings them back
+    for _ in range(epochs):
         order = torch.randperm(count, generator=generator)
         yield from (order[i : i + size] for i in range(0, count - size + 1, size))
 

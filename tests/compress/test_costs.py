@@ -15,7 +15,8 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(torch.relu(self.conv(x)))
-        return y.mean((2, 3)) @ self.mix
+        mixed: Tensor = y.mean((2, 3)) @ self.mix
+        return mixed
 
 
 def test_layers_are_counted_by_hand() -> None:

@@ -30,7 +30,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.a(x))
-        return self.fc((x + self.c(F.relu(self.b(x)))).mean((2, 3)))
+        logits: Tensor = self.fc((x + self.c(F.relu(self.b(x)))).mean((2, 3)))
+        return logits
 
 
 class Dense(nn.Module):
@@ -45,7 +46,8 @@ class Dense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.a(x))
         x = torch.cat([x, F.relu(self.b(x))], dim=1)
-        return self.fc(F.relu(self.c(x)).flatten(1))
+        logits: Tensor = self.fc(F.relu(self.c(x)).flatten(1))
+        return logits
 
 
 class ConvHead(nn.Module):
@@ -178,7 +180,8 @@ def test_grouped_channels_go_in_equal_parts() -> None:
         pruned = copy.deepcopy(net)
         prune(pruned, size, half(units, net, seed))
         assert pruned(torch.rand(2, *size)).isfinite().all()
-        assert pruned[3].weight.shape == (4, 3, 3, 3) and pruned[5].groups == 4
+        shape = pruned.get_parameter("3.weight").shape
+        assert shape == (4, 3, 3, 3) and pruned.get_submodule("5").groups == 4
 
 
 def test_what_pruning_does_not_follow_is_left_whole_with_the_reason() -> None:
@@ -190,7 +193,8 @@ def test_what_pruning_does_not_follow_is_left_whole_with_the_reason() -> None:
             self.scale = nn.Parameter(torch.rand(4, 1, 1))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc(F.relu(self.b(F.relu(self.a(x)) * self.scale)).mean((2, 3)))
+            logits: Tensor = self.fc(F.relu(self.b(F.relu(self.a(x)) * self.scale)).mean((2, 3)))
+            return logits
 
     net = Scaled()
     units, whole = find_units(net, SIZE)
