@@ -1,0 +1,95 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from pdtool.cli import output
+from pdtool.cli.compress import compress
+from pdtool.compress.original import train_original
+from pdtool.compress.pool import open_pool
+from pdtool.compress.training import RECIPES
+from pdtool.errors import InputError, UsageError
+
+app = typer.Typer()
+app.command()(compress)
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "quiet", False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    train_original("lenet5", "digits", out, recipe=replace(RECIPES["train"], epochs=4))
+    return out
+
+
+def run(weights: Path, out: Path, *arguments: str) -> Result:
+    call = ["--weights", str(weights), "--data", "digits", "--members", "2", "--epochs", "1", "--max-drop", "1"]
+    return CliRunner().invoke(app, [*call, "--out", str(out), *arguments])
+
+
+def test_a_pool_is_made_with_a_line_a_member_and_a_table(weights: Path, tmp_path: Path) -> None:
+    result = run(weights, tmp_path / "POOL")
+    assert result.exit_code == 0, result.output
+    assert [member.id for member in open_pool(tmp_path / "POOL").pool.members] == ["m000", "m001"]
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("original: accuracy 0.")
+    assert lines[1].startswith("m000: accuracy 0.") and "50 % of channels removed in" in lines[1]
+    assert f"next: pdtool export {tmp_path / 'POOL'}" in lines[-1]
+    assert "random-channel, accuracy on" in result.stdout and "m001" in result.stdout
+    again = run(weights, tmp_path / "POOL")
+    assert again.exit_code == 0 and "m001" in again.stderr and "kept from an earlier run" in again.stderr
+
+
+def test_json_is_pool_json(weights: Path, tmp_path: Path) -> None:
+    arguments = ("--json", "--quiet", "--method", "l1-norm", "--rate", "0.25", "--seed", "5", "--members", "1")
+    result = run(weights, tmp_path / "POOL", *arguments)
+    assert json.loads(result.stdout) == json.loads((tmp_path / "POOL" / "pool.json").read_text())
+    pool = open_pool(tmp_path / "POOL").pool
+    assert (pool.method, pool.rate, pool.seed, pool.recipe["epochs"]) == ("l1-norm", 0.25, 5, 1)
+    assert result.stderr == ""
+
+
+def test_group_rates_and_ignored_layers_reach_the_pool(weights: Path, tmp_path: Path) -> None:
+    groups = ("--group-rate", "120=0.75", "--group-rate", "16=0.25", "--ignore", "conv1")
+    assert run(weights, tmp_path / "POOL", *groups).exit_code == 0
+    pool = open_pool(tmp_path / "POOL").pool
+    assert pool.group_rates == {"16": 0.25, "120": 0.75}
+    assert pool.members[0].layer_rates == {"conv2": 0.25, "fc1": 0.75, "fc2": 0.5}
+
+
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(weights: Path, tmp_path: Path) -> None:
+    result = run(weights, tmp_path / "POOL", "--dry-run")
+    assert "would be made" in result.stdout and "4 units; left whole: fc3" in result.stdout
+    document = json.loads(run(weights, tmp_path / "POOL", "--dry-run", "--json").stdout)
+    assert document["members"] == 2 and document["member_bytes"] > 50_000
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (("--method", "magic"), UsageError, "unknown method 'magic'"),
+        (("--recipe", "magic"), UsageError, "unknown recipe 'magic'; expected one of"),
+        (("--rate", "1.5"), UsageError, r"share of channels to remove in \[0, 1\), is 1.5"),
+        (("--group-rate", "64"), UsageError, "should be CHANNELS=RATE, such as 64=0.5, is '64'"),
+        (("--group-rate", "64=0.5", "--group-rate", "64=0.6"), UsageError, "64 is given twice"),
+        (("--group-rate", "64=0.5"), UsageError, "no prunable layer has 64 channels; .*6, 16, 84, 120"),
+        (("--model", "resnet19"), UsageError, "unknown model 'resnet19'"),
+        (("--model", "vgg16"), InputError, "is not for the input of vgg16"),
+        (("--weights", "absent.safetensors"), InputError, "absent.safetensors: cannot be read"),
+        (("--data", "absent"), InputError, "absent"),
+    ],
+)
+def test_mistakes_are_named(
+    weights: Path, tmp_path: Path, arguments: tuple[str, ...], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        raise run(weights, tmp_path / "POOL", *arguments).exception or AssertionError("no error")
+    assert not (tmp_path / "POOL").exists()
