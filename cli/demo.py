@@ -39,7 +39,7 @@ def demo(
 
     rows = [
         (
-            part.name if part.name == "clean" else f"attacked: {part.name}",
+            part.name,
             part.frames,
             counted(part.cleared),
             counted(part.flagged),
@@ -49,7 +49,7 @@ def demo(
         )
         for part in done.stream
     ]
-    headers = ("frames of the mixed stream", "n", "cleared", "flagged", "corrected right", "members asked", "cost")
+    headers = ("frames", "n", "cleared", "flagged", "corrected right", "members asked", "cost")
     note("")
-    table(f"{out}: clean and attacked frames in turn; cost in runs of the original (MACs)", headers, rows)
+    table(f"{out}: a stream of clean and attacked frames; cost in runs of the original (MACs)", headers, rows)
     note(f"report: {done.report}   ({done.seconds:.0f} s in all)")

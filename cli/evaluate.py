@@ -71,7 +71,7 @@ def evaluate(
         ),
         *(
             (
-                f"attacked: {a.spec}",
+                f"attacked: {a.name}",
                 a.flagged.count,
                 percent(a.flagged.share),
                 number(a.auroc, 3),

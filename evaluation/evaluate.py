@@ -27,6 +27,7 @@ from pdtool.files import new_folder, sha256_file, write_atomic
 from pdtool.images import as_input, size_of
 from pdtool.jsonform import encode
 from pdtool.runtime.bundle import OpenBundle, open_bundle, pretty
+from pdtool.runtime.screener import Screener
 
 __all__ = ["DEFAULT_ATTACKS", "evaluate_bundle", "mixed_stream"]
 
@@ -71,6 +72,7 @@ def evaluate_bundle(
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool)
     subject = _subject(opened, of)
+    Screener.open(bundle, memory_budget=memory_budget).close()  # a budget that is too small is said before the attacks
     with new_folder(out, force=force) as folder:
         with clock.step("read the data"):
             clean_data = load_data(data, size_of(opened.bundle.preprocessing), role="test", limit=limit)

@@ -1,0 +1,56 @@
+"""`pdtool evaluate` as a person runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pdtool", "evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture
+def given(workshop: Path) -> list[object]:
+    return [workshop / "bundle", "--pool", workshop / "pool", "--data", "digits", "--limit", 40]
+
+
+def test_a_table_for_people_and_a_folder(given: list[object], tmp_path: Path) -> None:
+    done = _run(*given, "--attack", "fgsm:epsilon=0.1", "--attack", "pgd:steps=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "attacked: fgsm" in done.stdout and "attacked: pgd" in done.stdout and "of them misclassified" in done.stdout
+    assert "fooled the original on" in done.stderr and "report: pdtool-evaluation/report.html" in done.stderr
+    assert (tmp_path / "pdtool-evaluation" / "report.html").stat().st_size > 20_000
+    assert {path.name for path in tmp_path.iterdir()} == {"pdtool-evaluation"}
+
+
+def test_json_is_one_document_and_quiet_is_quiet(given: list[object], tmp_path: Path) -> None:
+    done = _run(*given, "--attack", "fgsm:epsilon=0.1", "--json", "--quiet", "--out", "e", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "e" / "report.json").read_text())
+    assert document["format"] == "pdtool.evaluation/1" and document["clean"]["images"] == 40
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "says"),
+    [
+        (["--attack", "jsma"], 2, "unknown attack 'jsma'; expected one of fgsm"),
+        (["--attack", "fgsm:epsilon=a lot"], 2, "expected a number or a fraction"),
+        (["--data", "no/such"], 3, "no/such: does not exist"),
+        (["--pool", "."], 3, "has no pool.json"),
+        (["--out", "taken"], 3, "taken: exists already"),
+        (["--memory-budget", "1KiB"], 5, "too small"),
+    ],
+)
+def test_mistakes_are_one_line(given: list[object], tmp_path: Path, extra: list[str], code: int, says: str) -> None:
+    (tmp_path / "taken").mkdir()
+    done = _run(*given, *extra, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("pdtool: ")]
+    assert len(lines) == 1 and says in lines[0]
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"taken"}

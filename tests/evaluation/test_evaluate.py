@@ -1,0 +1,165 @@
+"""Evaluating a real bundle: the counts are those of the stored frames, the folder can be trusted and repeated."""
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdtool.artifacts import Verdict
+from pdtool.compress.folder import open_pool
+from pdtool.data import load_data
+from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attacked import read_attacked
+from pdtool.evaluation.evaluate import evaluate_bundle
+from pdtool.evaluation.results import Evaluation
+from pdtool.files import sha256_file
+from pdtool.images import as_input
+from pdtool.jsonform import decode, parse
+from pdtool.runtime.bundle import open_bundle
+from pdtool.runtime.screener import Screener
+from pdtool.runtime.votes import collect_votes
+
+ATTACKS = ("fgsm:epsilon=0.1", "deepfool:steps=10", "fgsm:epsilon=0")
+FILES = {"report.html", "report.json", "report.md", "verdicts.jsonl", "mixed.npz"}
+
+
+@pytest.fixture(scope="module")
+def evaluated(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
+    out = tmp_path_factory.mktemp("evaluate") / "out"
+    result = evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", ATTACKS, out=out, limit=90)
+    return out, result
+
+
+def test_the_folder_holds_what_it_promises(evaluated: tuple[Path, Evaluation]) -> None:
+    out, result = evaluated
+    assert {path.name for path in out.iterdir()} == FILES | {"fgsm.npz", "deepfool.npz", "fgsm-2.npz"}
+    assert decode(Evaluation, parse((out / "report.json").read_bytes(), file="report.json"), file="r") == result
+    for attack in result.attacks:
+        assert sha256_file(out / attack.file.path) == attack.file.sha256
+
+
+def test_counts_are_those_of_the_verdict_lines(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
+    out, result = evaluated
+    opened = open_bundle(workshop / "bundle")
+    verdicts: dict[str, list[Verdict]] = {}
+    for line in (out / "verdicts.jsonl").read_text().splitlines():
+        verdict = decode(Verdict, json.loads(line), file="verdicts.jsonl")
+        verdicts.setdefault(verdict.source, []).append(verdict)
+    clean = verdicts["clean"]
+    assert len(clean) == result.clean.images == 90
+    assert sum(v.verdict == "adversarial" for v in clean) == result.clean.flagged.events
+    assert result.clean.models_used == pytest.approx(np.mean([v.models_used for v in clean]))
+    for attack in result.attacks:
+        stored = read_attacked(out / attack.file.path)
+        own = verdicts[attack.name]
+        fooled = [i for i, v in enumerate(own) if v.label != opened.bundle.classes[stored.labels[i]]]
+        caught = [i for i in fooled if own[i].verdict == "adversarial"]
+        right = [i for i in caught if own[i].corrected_label == opened.bundle.classes[stored.labels[i]]]
+        assert (attack.flagged.events, attack.flagged.count) == (len(caught), len(fooled))
+        assert (attack.corrected.events, attack.corrected.count) == (len(right), len(caught))
+        assert attack.attacked == len(stored) and attack.success.events == int(stored.success.sum())
+    assert result.attacks[0].flagged.count > 20  # there was something to count
+
+
+def test_auroc_and_cost_by_hand(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
+    out, result = evaluated
+    opened = open_bundle(workshop / "bundle")
+    data = load_data("digits", (1, 32, 32), role="test", limit=90)
+    clean = collect_votes(opened, data.images).changed.mean(axis=1)
+    stored = read_attacked(out / "fgsm.npz")
+    votes = collect_votes(opened, stored.images)
+    attacked = votes.changed.mean(axis=1)[votes.original != stored.labels]
+    pairs = [1.0 if a > c else 0.5 if a == c else 0.0 for a in attacked for c in clean]
+    assert result.attacks[0].auroc == pytest.approx(np.mean(pairs)) and np.mean(pairs) > 0.7
+    macs = {member.macs for member in opened.bundle.members}
+    assert len(macs) == 1 and result.clean.models_used is not None  # all members cost the same at one rate
+    one = macs.pop() / opened.bundle.original.macs
+    assert result.clean.cost == pytest.approx(1 + one * result.clean.models_used)
+    assert result.whole_pool_cost == pytest.approx(1 + one * 8)
+
+
+def test_an_attack_that_fools_nobody_has_no_rates(evaluated: tuple[Path, Evaluation]) -> None:
+    _, result = evaluated
+    nothing = result.attacks[2]
+    assert nothing.spec == "fgsm:epsilon=0" and nothing.name == "fgsm-2"
+    assert (nothing.success.events, nothing.flagged.count, nothing.flagged.share) == (0, 0, None)
+    assert nothing.auroc is None and nothing.corrected.share is None
+    right = result.clean.right_flagged  # unchanged frames are flagged exactly as often as the clean ones
+    assert (nothing.failed_flagged.events, nothing.failed_flagged.count) == (right.events, right.count)
+
+
+def test_mixed_stream_alternates_and_repeats_no_scene(evaluated: tuple[Path, Evaluation]) -> None:
+    out, _ = evaluated
+    with np.load(out / "mixed.npz", allow_pickle=False) as stream:
+        mixed = {name: stream[name] for name in stream.files}
+    assert mixed["images"].dtype == np.float32
+    assert len(set(mixed["source"].tolist())) == len(mixed["source"])
+    kinds = Counter(mixed["attack"].tolist())
+    assert kinds[""] == 45 and kinds["fgsm"] > 5 and kinds["deepfool"] > 5 and kinds["fgsm-2"] == 0
+    data = load_data("digits", (1, 32, 32), role="test", limit=90)
+    pixels = np.moveaxis(as_input(data.images), 1, 3)
+    for i, (source, kind) in enumerate(zip(mixed["source"], mixed["attack"], strict=True)):
+        assert mixed["labels"][i] == data.labels[source]  # type: ignore[index]
+        assert np.array_equal(mixed["images"][i], pixels[source]) == (kind == "")
+
+
+def test_same_seed_same_report_but_for_times(
+    evaluated: tuple[Path, Evaluation], workshop: Path, tmp_path: Path
+) -> None:
+    out, first = evaluated
+    again = evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", ATTACKS, out=tmp_path / "b", limit=90)
+    assert dataclasses.replace(again, seconds={}) == dataclasses.replace(first, seconds={})
+    for name in ("fgsm.npz", "deepfool.npz", "mixed.npz", "report.md"):
+        assert (tmp_path / "b" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_provenance_binds_the_images_to_the_original(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
+    out, result = evaluated
+    provenance = read_attacked(out / "fgsm.npz").provenance
+    assert provenance["model_sha256"] == open_pool(workshop / "pool").pool.original.file.sha256
+    assert provenance["data"] == "digits" and provenance["data_fingerprint"] == result.data_fingerprint
+
+
+def test_a_small_memory_budget_changes_no_verdict(
+    evaluated: tuple[Path, Evaluation], workshop: Path, tmp_path: Path
+) -> None:
+    _, first = evaluated
+    with Screener.open(workshop / "bundle") as screener:
+        least, everything = screener.plan().least, screener.plan().everything
+    assert least < everything  # members have to be evicted
+    again = evaluate_bundle(
+        workshop / "bundle",
+        workshop / "pool",
+        "digits",
+        ATTACKS[:1],
+        out=tmp_path / "b",
+        limit=90,
+        memory_budget=str(least),
+    )
+    assert again.clean == first.clean and again.attacks[0] == first.attacks[0]
+
+
+def test_what_cannot_be_evaluated_is_refused(workshop: Path, bundle: Path, tmp_path: Path) -> None:
+    pool, out = workshop / "pool", tmp_path / "out"
+    with pytest.raises(InputError, match="is not calibrated; run: pdtool calibrate"):
+        evaluate_bundle(workshop / "plain", pool, "digits", out=out)
+    with pytest.raises(InputError, match="these are the images that the pool was made on"):
+        evaluate_bundle(bundle, pool, "digits#train", out=out)
+    with pytest.raises(UsageError, match="given twice with the same settings"):
+        evaluate_bundle(bundle, pool, "digits", ("fgsm", "fgsm:epsilon=0.03"), out=out)
+    with pytest.raises(UsageError, match="at least one attack"):
+        evaluate_bundle(bundle, pool, "digits", (), out=out)
+    document = json.loads((pool / "pool.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pool.json").write_text(json.dumps(document | {"data_fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="was not exported from the pool"):
+        evaluate_bundle(bundle, other, "digits", out=out)
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="exists already"):
+        evaluate_bundle(bundle, pool, "digits", out=out)
+    assert (out / "mine.txt").read_text() == "keep"
