@@ -93,10 +93,10 @@ def load_data(spec: str, size: Size, *, role: Role, limit: int | None = None, la
             f"mnist:DIR or package.module:factory"
         )
     if data.skipped:
-        named = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
+        first = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
         LOG.warning(
             "%s: skipped %d unreadable pictures of %d: %s",
-            *(spec, len(data.skipped), len(data.skipped) + len(data.images), named),
+            *(spec, len(data.skipped), len(data.skipped) + len(data.images), first),
         )
     if len(data.images) == 0:
         raise InputError(f"{spec}: holds no images; expected pictures ({', '.join(PICTURES)}) or arrays of them")

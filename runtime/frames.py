@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from time import time
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Shot(NamedTuple):
     reason: str | None = None
 
 
-def numbered(shots: Iterable[Shot], *, stride: int, live: bool) -> Iterator[Frame]:
+def numbered(shots: Iterable[Shot], *, stride: int, live: bool) -> Generator[Frame, None, None]:
     """Every `stride`-th shot as a Frame; none is dropped."""
     for index, shot in enumerate(shots):
         if index % stride == 0:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ GRACE = 1.0  # seconds beyond the reader's own timeouts before it is given up
 
 def newest_frames(
     grab: Grab, address: Address, *, open_timeout: float, read_timeout: float, stride: int
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """The newest frame whenever one is asked for; older ones not yet asked for are dropped and counted.
 
     Where `grab` turns out to read a file over the network, every frame is given and its end is no loss. Timeouts in

@@ -15,7 +15,7 @@ Files give every frame. Live sources give the newest one, and raise SourceLostEr
 import glob
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -60,10 +60,10 @@ def open_frames(
     try:
         yield islice(frames, limit)
     finally:
-        frames.close()  # type: ignore[attr-defined]  # they are generators: this ends threads and children
+        frames.close()  # ends threads and children
 
 
-def _frames(address: Address, open_timeout: float, read_timeout: float, stride: int) -> Iterator[Frame]:
+def _frames(address: Address, open_timeout: float, read_timeout: float, stride: int) -> Generator[Frame, None, None]:
     source = address.secret
     head, query = _split(source)
     scheme = match[1].lower() if (match := re.match(r"([A-Za-z][\w+.-]*)://", source)) else ""
