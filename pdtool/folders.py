@@ -61,9 +61,11 @@ def read_pictures(path: Path, names: Sequence[str]) -> Iterator[tuple[int, bytes
     if not is_archive(path):
         for position, name in enumerate(names):
             try:
-                yield position, (path / name).read_bytes()
+                plain = (path / name).is_file()  # a pipe would be waited for
+                data = (path / name).read_bytes() if plain else None
             except OSError:
-                yield position, None
+                data = None
+            yield position, data
         return
     positions = {name: position for position, name in enumerate(names)}
     with _open_tar(path) as tar:

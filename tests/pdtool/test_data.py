@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import struct
 import tarfile
 import time
@@ -93,9 +94,11 @@ def test_labels_are_read_where_there_are_some(tmp_path):
 
 
 def test_a_damaged_picture_is_skipped_and_named(tmp_path):
-    files = TREE | {"cat/3.png": png(60)[:40], "cat/4.png": b""}
-    read = load_data(str(write_tree(tmp_path, files)), COLOUR, role="train")
-    assert read.skipped == ("cat/3.png", "cat/4.png")
+    write_tree(tmp_path, TREE | {"cat/3.png": png(60)[:40], "cat/4.png": b""})
+    os.mkfifo(tmp_path / "cat/5.png")
+    (tmp_path / "cat/6.png").symlink_to("nowhere.png")
+    read = load_data(str(tmp_path), COLOUR, role="train")
+    assert read.skipped == ("cat/3.png", "cat/4.png", "cat/5.png", "cat/6.png")
     assert read.labels is not None and read.labels.tolist() == [0, 0, 1, 1, 1]
     assert read.images[:, 0, 0, 0].tolist() == [10, 20, 30, 40, 50]
 
