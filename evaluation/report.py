@@ -17,7 +17,7 @@ from pdtool.images import Images, as_input
 __all__ = ["Evidence", "LIMITS", "html_report", "markdown_report"]
 
 SHOWN = 4  # attacked frames a gallery
-SHOWN_CLEAN = 6
+SHOWN_CLEAN = 5
 
 LIMITS = (
     "The attacks of this report know the original alone. Whoever knows of the screener and prunes copies of his own "
