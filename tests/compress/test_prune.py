@@ -204,6 +204,31 @@ def test_what_pruning_does_not_follow_is_left_whole_with_the_reason() -> None:
     assert net(torch.rand(1, *SIZE)).shape == (1, 2)
 
 
+def test_channels_moved_by_an_unknown_operation_are_left_whole() -> None:
+    class Shuffled(nn.Module):
+        """A channel shuffle that a shape would give away, and a roll that none would."""
+
+        def __init__(self, roll: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 6, 1)
+            self.fc, self.roll = nn.Linear(6, 2), roll
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.a(x))
+            if self.roll:
+                x = torch.roll(x, 1, dims=1)
+            else:
+                x = x.view(len(x), 2, 4, 10, 10).transpose(1, 2).reshape(len(x), 8, 10, 10)
+            logits: Tensor = self.fc(F.relu(self.c(F.relu(self.b(x)))).mean((2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    for roll in (True, False):
+        units, whole = find_units(Shuffled(roll), SIZE)
+        assert [unit.name for unit in units] == ["b", "c"]
+        assert whole["a"] == "the model without its channels does not compute the same"
+
+
 def test_pruned_models_are_freed() -> None:  # trap 1
     net, size = made("group norm")
     units, _ = find_units(net, size)
