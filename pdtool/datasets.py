@@ -160,8 +160,12 @@ def read_npz(path: Path) -> Raw:
             _check_npz(path, archive)
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in ("images", "labels", "classes") if name in content.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise InputError(f"{path}: not a readable .npz ({error}); write it again with numpy.savez") from None
+    except PdtoolError:
+        raise
+    except Exception as error:  # damaged bytes raise many kinds: zip, zlib, and those of Python's parser for the header
+        raise InputError(
+            f"{path}: not a readable .npz ({' '.join(str(error).split())}); write it again with numpy.savez"
+        ) from None
     return _checked(str(path), arrays.get("images"), arrays.get("labels"), arrays.get("classes"))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -345,8 +345,9 @@ def test_an_npz_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path, mo
         load_data(str(tmp_path / "x.npz"), GREY, role="train")
 
 
-@settings(max_examples=40, deadline=None)
-@given(position=st.integers(0, 10_000), value=st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+@given(position=st.one_of(st.integers(0, 300), st.integers(0, 10_000)), value=st.integers(0, 255))
+@example(position=133, value=0)
 def test_a_damaged_npz_is_read_or_refused_never_worse(tmp_path_factory, position, value):
     path = tmp_path_factory.mktemp("damaged") / "x.npz"
     npz(path, images=IMAGES, labels=np.arange(4))
