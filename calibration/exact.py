@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, decide
 
@@ -12,39 +12,41 @@ __all__ = ["Operating", "operating"]
 
 @dataclass(frozen=True)
 class Operating:
-    """What a table does to a frame whose members change its label with chance p, independently.
+    """What a table does to frames whose members change their label with chance p (P,), independently.
 
-    `flag` and `clear` are chances and sum to 1; `used[n-1]` is the chance that exactly n models are asked.
+    `flag` and `clear` (P,) are chances and sum to 1; `used` (P, max_models): chance that exactly n models are asked.
     """
 
-    p: float
-    flag: float
-    clear: float
+    p: NDArray[np.float64]
+    flag: NDArray[np.float64]
+    clear: NDArray[np.float64]
     used: NDArray[np.float64]
 
     @property
-    def mean_models(self) -> float:
-        """Expected models asked."""
-        return float(self.used @ np.arange(1, len(self.used) + 1))
+    def mean_models(self) -> NDArray[np.float64]:
+        """Expected models asked (P,)."""
+        mean: NDArray[np.float64] = self.used @ np.arange(1, self.used.shape[1] + 1)
+        return mean
 
 
-def operating(table: DecisionTable, p: float) -> Operating:
-    """Exact chances for one p in [0, 1] (no approximation: Wald's formulas hold only without a cap).
+def operating(table: DecisionTable, p: ArrayLike) -> Operating:
+    """Exact chances for each p in [0, 1] (no approximation: Wald's formulas hold only without a cap).
 
-    >>> operating(DecisionTable(flag_at=(1,), clear_at=(0,)), 0.25).flag
-    0.25
+    >>> operating(DecisionTable(flag_at=(1,), clear_at=(0,)), [0.25, 0.5]).flag
+    array([0.25, 0.5 ])
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"expected a chance in [0, 1], got {p}")
-    reach = np.array([1.0])  # reach[z]: chance to be undecided with z changes
-    flag = clear = 0.0
-    used = np.zeros(table.max_models)
+    chance = np.atleast_1d(np.asarray(p, dtype=np.float64))[:, None]
+    if not ((chance >= 0) & (chance <= 1)).all():
+        raise ValueError(f"expected chances in [0, 1], got {chance[:, 0]}")
+    reach = np.ones((len(chance), 1))  # reach[:, z]: chance to be undecided with z changes
+    flag, clear = np.zeros(len(chance)), np.zeros(len(chance))
+    used = np.zeros((len(chance), table.max_models))
     for n in range(1, table.max_models + 1):
-        after = np.zeros(n + 1)
-        after[:-1] += reach * (1 - p)
-        after[1:] += reach * p
+        after = np.zeros((len(chance), n + 1))
+        after[:, :-1] += reach * (1 - chance)
+        after[:, 1:] += reach * chance
         decisions = decide(table, n, np.arange(n + 1))
-        flagged, cleared = float(after[decisions == FLAG].sum()), float(after[decisions == CLEAR].sum())
-        flag, clear, used[n - 1] = flag + flagged, clear + cleared, flagged + cleared
+        flagged, cleared = after[:, decisions == FLAG].sum(axis=1), after[:, decisions == CLEAR].sum(axis=1)
+        flag, clear, used[:, n - 1] = flag + flagged, clear + cleared, flagged + cleared
         reach = np.where(decisions == CONTINUE, after, 0.0)
-    return Operating(p, flag, clear, used)
+    return Operating(chance[:, 0], flag, clear, used)

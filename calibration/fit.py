@@ -4,23 +4,21 @@ The test is designed on one clean split and run, whole, on a disjoint one. Wrong
 """
 
 from dataclasses import dataclass
-from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.artifacts import AtCap, Calibration
 from pdtool.calibration.bounds import images_needed, upper_bound
-from pdtool.calibration.table import DecisionTable, replay
+from pdtool.calibration.search import Candidate, search_candidates
+from pdtool.calibration.table import replay
 from pdtool.calibration.wald import compile_wald
 from pdtool.errors import GateError, InputError, UsageError
 
-__all__ = ["Candidate", "WaldSettings", "calibrate_wald", "paper_candidate", "quantile_candidates", "split"]
+__all__ = ["PAPER", "WaldSettings", "calibrate_wald", "paper_candidate", "split"]
 
 FEWEST_IMAGES = 20
 Z_99 = 2.5758293035489004  # two-sided 99 % point of the normal distribution
-LADDER = np.arange(0.9, 0.0099, -0.02)  # p0, strictest (fewest flags) first
-ODDS_RATIO = 9.0  # p1's odds over p0's: 0.1 -> 0.5, 0.2 -> 0.69
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +49,6 @@ class WaldSettings:
 PAPER = WaldSettings(sigma=0.1, at_cap="adversarial")  # Algorithm 1 line 16: an exhausted pool means adversarial
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A test that might be calibrated: its hypotheses and its table."""
-
-    p0: float
-    p1: float
-    table: DecisionTable
-
-
 def split(groups: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Two disjoint halves of the images (indices), images of one group (track, video) on the same side."""
     names = np.unique(groups)
@@ -87,16 +76,6 @@ def paper_candidate(changed: NDArray[np.bool_], settings: WaldSettings, max_mode
     return Candidate(p0, p1, compile_wald(p0, p1, settings.alpha, settings.beta, max_models, settings.at_cap))
 
 
-def quantile_candidates(settings: WaldSettings, max_models: int) -> list[Candidate]:
-    """A ladder of tests from strict (flags hardly anything) to sharp, at a fixed odds ratio of p1 to p0."""
-    candidates = []
-    for p0 in LADDER:
-        p1 = 1 / (1 + exp(-(log(p0 / (1 - p0)) + log(ODDS_RATIO))))
-        table = compile_wald(float(p0), p1, settings.alpha, settings.beta, max_models, settings.at_cap)
-        candidates.append(Candidate(float(p0), p1, table))
-    return candidates
-
-
 def calibrate_wald(
     changed: NDArray[np.bool_],
     *,
@@ -115,11 +94,11 @@ def calibrate_wald(
     `changed` (N, M): member m changed the original's label of clean image i; `wrong` (N,): the original is wrong
     about it (None: unlabelled); `groups` (N,): images of one source share a number and stay on one side.
 
-    With `sigma` or `p0`/`p1` given there is one test; otherwise the sharpest of a ladder, by fixed-sequence testing:
-    the ladder is ordered on the fit half, strictest first, and walked on the check half while the one-sided
-    Clopper-Pearson bound at `confidence` stays within `target_fpr`; the last that passed is taken. Walking an order
-    fixed beforehand and stopping at the first failure keeps the stated confidence for the one chosen (Angelopoulos et
-    al. 2021, Learn then Test). Member order is drawn anew for every check image, as sessions draw theirs.
+    With `sigma` or `p0`/`p1` given there is one test; otherwise the sharpest of a sequence, by fixed-sequence testing:
+    `search_candidates` orders tests on the fit half, strictest first, and the sequence is walked on the check half
+    while the one-sided Clopper-Pearson bound at `confidence` stays within `target_fpr`; the last that passed is taken.
+    Walking an order fixed beforehand and stopping at the first failure keeps the stated confidence for the one chosen
+    (Angelopoulos et al. 2021, Learn then Test). Member order is drawn anew for every image, as sessions draw theirs.
 
     Raises InputError for too few images, UsageError for rates outside (0, 1), GateError where the promise cannot be
     kept (with `accept_miss`: the calibration says so instead).
@@ -130,8 +109,11 @@ def calibrate_wald(
     if images < FEWEST_IMAGES:
         raise InputError(f"expected at least {FEWEST_IMAGES} clean images to calibrate on, got {images}")
     fit, check = split(groups, seed)
+    rng = np.random.default_rng(seed)
     if min(len(fit), len(check)) < FEWEST_IMAGES // 2:
-        raise InputError(f"the images come from {len(np.unique(groups))} sources, too few to split: add other recordings")
+        raise InputError(
+            f"the images come from {len(np.unique(groups))} sources, too few to split: add other recordings"
+        )
     max_models = min(settings.max_models, members)
     if settings.sigma is not None:
         candidates = [paper_candidate(changed[fit], settings, max_models)]
@@ -139,10 +121,15 @@ def calibrate_wald(
         table = compile_wald(settings.p0, settings.p1, settings.alpha, settings.beta, max_models, settings.at_cap)
         candidates = [Candidate(settings.p0, settings.p1, table)]
     else:
-        candidates = quantile_candidates(settings, max_models)
-        fpr = [float(replay(candidate.table, changed[fit])[0].mean()) for candidate in candidates]
-        candidates = [candidates[i] for i in np.argsort(fpr, kind="stable")]
-    shuffled = np.random.default_rng(seed).permuted(changed[check], axis=1)
+        candidates = search_candidates(
+            rng.permuted(changed[fit], axis=1),
+            target_fpr=target_fpr,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            max_models=max_models,
+            at_cap=settings.at_cap,
+        )
+    shuffled = rng.permuted(changed[check], axis=1)
     chosen, flagged, used = _walk(candidates, shuffled, target_fpr, confidence)
     realised, upper = float(flagged.mean()), upper_bound(int(flagged.sum()), len(check), confidence)
     if upper > target_fpr and not accept_miss:

@@ -15,11 +15,11 @@ def calibrate(
     confidence: Annotated[float, typer.Option(help="Confidence of that promise.")] = 0.95,
     rule: Annotated[Literal["wald"], typer.Option(help="The sequential test.")] = "wald",
     preset: Annotated[
-        Literal["quantile", "paper"],
+        Literal["search", "paper"],
         typer.Option(
-            help="quantile: the sharpest test that keeps the promise; paper: sigma 0.1, at the cap adversarial."
+            help="search: the cheapest of the sharpest tests that keep the promise; paper: sigma 0.1, flag at the cap."
         ),
-    ] = "quantile",
+    ] = "search",
     p0: Annotated[float | None, typer.Option(help="Label change rate of clean frames (with --p1).")] = None,
     p1: Annotated[float | None, typer.Option(help="Label change rate of adversarial frames (with --p0).")] = None,
     sigma: Annotated[
@@ -86,13 +86,13 @@ def calibrate(
         ("clean below p0, adversarial above p1", f"{c.p0:.3f} / {c.p1:.3f}"),
     ]
     table(f"{bundle}: calibrated (wald)", ("", "value"), rows)
-    exact = [operating(decision, p) for p in (0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)]
+    exact = operating(decision, [0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
     table(
         "what the test does at a given label change rate (exact)",
-        ("label change rate", *(percent(o.p) for o in exact)),
+        ("label change rate", *map(percent, exact.p)),
         [
-            ("flagged", *(percent(o.flag) for o in exact)),
-            ("models asked, mean", *(f"{o.mean_models:.1f}" for o in exact)),
+            ("flagged", *map(percent, exact.flag)),
+            ("models asked, mean", *(f"{mean:.1f}" for mean in exact.mean_models)),
         ],
     )
     if c.fpr_upper > c.target_fpr:

@@ -33,7 +33,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pdtool.export.bundle import export_pool
     from pdtool.runtime.calibrate import calibrate_bundle
 
-    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
     folder = shared / "workshop"
     with (shared / "workshop.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of one test run share it

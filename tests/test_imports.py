@@ -3,7 +3,20 @@
 import subprocess
 import sys
 
-BLOCKED = "torch torchvision torch_pruning tensorrt pycuda onnxruntime onnx av cv2 PIL scipy sklearn".split()
+BLOCKED = [
+    "torch",
+    "torchvision",
+    "torch_pruning",
+    "tensorrt",
+    "pycuda",
+    "onnxruntime",
+    "onnx",
+    "av",
+    "cv2",
+    "PIL",
+    "scipy",
+    "sklearn",
+]
 BLOCK = f"""
 import sys
 class Blocker:
@@ -33,7 +46,7 @@ def test_the_runtime_imports_without_any_of_them():
 def test_help_of_every_command_works_without_any_of_them():
     code = (
         "import sys\nfrom pdtool.cli.main import app\n"
-        "commands = [c.name or c.callback.__name__ for c in app.registered_commands] + [g.name for g in app.registered_groups]\n"
+        "commands = [c.name for c in app.registered_commands] + [g.name for g in app.registered_groups]\n"
         "assert len(commands) >= 11, commands\n"
         "for command in [None, *commands]:\n"
         "    try:\n"

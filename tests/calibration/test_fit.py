@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from pdtool.calibration.bounds import images_needed, upper_bound
 from pdtool.calibration.fit import PAPER, WaldSettings, calibrate_wald, paper_candidate, split
 from pdtool.errors import GateError, InputError, UsageError

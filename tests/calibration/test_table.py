@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from pdtool.calibration.exact import operating
 from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, SequentialTest, decide, replay
 from pdtool.calibration.wald import compile_wald, log_ratio
@@ -40,9 +41,9 @@ def test_exact_characteristics_equal_enumeration_of_all_vote_sequences(p0, p1, a
     for p in (0.0, 0.05, 0.3, 0.5, 0.93, 1.0):
         weights = np.prod(np.where(sequences, p, 1 - p), axis=1)
         exact = operating(table, p)
-        assert abs(exact.flag - weights @ flagged) < 1e-12
-        assert abs(exact.clear - weights @ ~flagged) < 1e-12
-        assert abs(exact.mean_models - weights @ used) < 1e-10
+        assert abs(exact.flag[0] - weights @ flagged) < 1e-12
+        assert abs(exact.clear[0] - weights @ ~flagged) < 1e-12
+        assert abs(exact.mean_models[0] - weights @ used) < 1e-10
 
 
 def test_streaming_and_batch_forms_agree_with_replay():
@@ -61,7 +62,7 @@ def test_the_papers_setting_cannot_clear_a_clean_frame_within_its_cap():
     table = compile_wald(0.09, 0.11, 0.05, 0.05, 100, "adversarial")
     assert table.clear_at[:-1] == (None,) * 99
     assert next(n for n, flag in enumerate(table.flag_at, start=1) if flag is not None) == 15
-    assert operating(table, 0.02).mean_models > 99.99
+    assert operating(table, 0.02).mean_models[0] > 99.99
 
 
 @pytest.mark.parametrize(

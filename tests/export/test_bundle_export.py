@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+
 from pdtool.compress.folder import open_pool
 from pdtool.errors import GateError, InputError, IntegrityError
 from pdtool.export import bundle as export_room

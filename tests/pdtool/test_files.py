@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import new_folder, read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pdtool.artifacts import FileEntry, Preprocessing
 from pdtool.errors import InputError
 from pdtool.jsonform import canonical, decode, encode, parse

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import write_atomic
 from pdtool.runtime.bundle import models_digest, open_bundle, pretty, write_calibration

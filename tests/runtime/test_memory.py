@@ -1,8 +1,11 @@
 """Byte sizes, and memory that really goes back."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pdtool.errors import UsageError
 from pdtool.runtime.memory import give_back, parse_bytes, peak_bytes, reset_peak, resident_bytes, tune_malloc
 
@@ -33,10 +36,8 @@ def test_what_is_no_size_is_refused(text):
 
 @given(st.text())
 def test_any_text_is_a_size_or_a_usage_error(text):
-    try:
+    with contextlib.suppress(UsageError):
         assert parse_bytes(text) > 0
-    except UsageError:
-        pass
 
 
 def test_peak_and_resident_follow_what_is_held():

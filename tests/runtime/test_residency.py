@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pdtool.artifacts import BundleModel, FileEntry, Parity
 from pdtool.errors import GateError
 from pdtool.runtime.residency import Residency, need

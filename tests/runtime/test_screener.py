@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pdtool.calibration.table import DecisionTable, replay
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, IntegrityError, UsageError
