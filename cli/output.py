@@ -39,6 +39,7 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) 
         drawn.add_row(*map(str, row))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(drawn)
+    sys.stdout.flush()  # before notes on stderr that come after it
 
 
 class Progress:

@@ -42,6 +42,7 @@ class Recipe:
     lr: float = 0.05  # for a batch of 128; scaled by sqrt(batch / 128)
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip: float = 2.0  # largest norm of a step's gradient: nets without batch norm survive high learning rates
     label_smoothing: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
@@ -178,6 +179,7 @@ def fit(
                 raise GateError(f"training diverged: the loss is {loss.item()} after {step} steps; lower --lr")
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
             optimiser.step()
             if hooks.after_step is not None:
                 hooks.after_step(net)

@@ -3,20 +3,8 @@
 import subprocess
 import sys
 
-BLOCKED = [
-    "torch",
-    "torchvision",
-    "torch_pruning",
-    "tensorrt",
-    "pycuda",
-    "onnxruntime",
-    "onnx",
-    "av",
-    "cv2",
-    "PIL",
-    "scipy",
-    "sklearn",
-]
+BLOCKED = ["torch", "torchvision", "torch_pruning", "tensorrt", "pycuda", "onnxruntime", "onnx"]
+BLOCKED += ["av", "cv2", "PIL", "scipy", "sklearn"]
 BLOCK = f"""
 import sys
 class Blocker:
