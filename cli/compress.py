@@ -29,7 +29,7 @@ def compress(
     ignore: Annotated[
         list[str] | None, typer.Option(help="Leave this layer, and those coupled to it, whole; repeatable.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Fine-tuning: paper.")] = "paper",
+    recipe: Annotated[str, typer.Option(help="Fine-tuning: paper, or distilled (imitate the original).")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=0, help="Passes over the data, a member.")] = None,
     flip: options.Flip = False,
     min_accuracy: Annotated[float | None, typer.Option(help="Least accuracy of a used member.")] = None,

@@ -140,17 +140,16 @@ def plan_pool(request: PoolRequest) -> PoolPlan:
     chosen = METHODS[request.method](ready.units, net, request.rate, request.group_rates, rng)
     prune(net, ready.original.spec.input, chosen)
     steps = ready.recipe.steps(len(ready.training))
-    started, done = time.perf_counter(), 0
+    times = [time.perf_counter()]
 
     def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if done >= min(5, steps):
+        times.append(time.perf_counter())
+        if len(times) > 20 or times[-1] - times[0] > 5.0:
             raise _Enough
 
     with suppress(_Enough):
         fit(net, ready.training, ready.recipe, seed=0, teacher=ready.original.net, tick=tick)
-    a_step = (time.perf_counter() - started) / max(done, 1)
+    a_step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0  # the first step takes far longer
     return PoolPlan(
         model=str(ready.original.spec),
         classes=len(ready.original.classes),

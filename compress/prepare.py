@@ -54,7 +54,7 @@ class PoolRequest:
             raise UsageError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.members < 1:
             raise UsageError(f"members should be at least 1, is {self.members}")
-        if self.recipe.epochs is not None and self.recipe.epochs < 0:
+        if self.recipe.epochs < 0:
             raise UsageError(f"epochs should be at least 0, is {self.recipe.epochs}")
         for name, share in (("min-accuracy", self.min_accuracy), ("max-drop", self.max_drop)):
             if share is not None and not 0 <= share <= 1:

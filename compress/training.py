@@ -37,9 +37,9 @@ class Recipe:
     """
 
     name: str
-    epochs: int | None = None  # None: 16; with a teacher 6, or 12 below 4,000 images
+    epochs: int
     batch: int | None = None  # None: 32 below 4,000 images, 64 below 20,000, else 128
-    lr: float = 0.05  # for a batch of 128; scaled by sqrt(batch / 128)
+    lr: float = 0.1  # for a batch of 128; scaled by sqrt(batch / 128)
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip: float = 2.0  # largest norm of a step's gradient: nets without batch norm survive high learning rates
@@ -54,20 +54,22 @@ class Recipe:
     def resolved(self, images: int) -> "Recipe":
         """The recipe for so many images, nothing left open."""
         batch = self.batch or (32 if images < 4_000 else 64 if images < 20_000 else 128)
-        epochs = (16 if self.distill == 0 else 12 if images < 4_000 else 6) if self.epochs is None else self.epochs
-        return replace(self, epochs=epochs, batch=min(images, batch))
+        return replace(self, batch=min(images, batch))
 
     def steps(self, images: int) -> int:
         """Optimiser steps on so many images; those left over at the end of an epoch are dropped until the next."""
-        recipe = self.resolved(images)
-        assert recipe.epochs is not None and recipe.batch is not None
-        return recipe.epochs * (images // recipe.batch)
+        batch = self.resolved(images).batch
+        assert batch is not None
+        return self.epochs * (images // batch)
 
 
-# "paper": fine-tune every pruned member on the training data, as the papers do; distilled from the original
+# "paper": every pruned member is trained on the training data again, as in the papers. "distilled": it imitates the
+# original too. Accuracy measured at rate 0.5: LeNet-5 on digits 0.990 and 0.992 (mean of 8); ResNet-18 of width 16 on 43
+# traffic signs (original 0.960) 0.947 and 0.920, the latter in 1.6 times the time: imitation is no default.
 RECIPES = {
-    "train": Recipe(name="train", lr=0.1),
-    "paper": Recipe(name="paper", lr=0.02, distill=0.7),
+    "train": Recipe(name="train", epochs=16),
+    "paper": Recipe(name="paper", epochs=10),
+    "distilled": Recipe(name="distilled", epochs=10, distill=0.3, temperature=2.0),
 }
 
 
@@ -150,7 +152,7 @@ def fit(
     started = time.perf_counter()
     hooks = hooks or Hooks()
     recipe, steps = recipe.resolved(len(data)), recipe.steps(len(data))
-    assert recipe.epochs is not None and recipe.batch is not None
+    assert recipe.batch is not None
     generator = torch.Generator().manual_seed(seed)
     lr = recipe.lr * math.sqrt(recipe.batch / 128)
     optimiser = torch.optim.SGD(
@@ -162,7 +164,9 @@ def fit(
     )
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net.train().to(memory_format=FORMAT)  # type: ignore[call-overload]
+        for model in filter(None, (net, teacher)):
+            model.to(memory_format=FORMAT)  # type: ignore[call-overload]
+        net.train()
         for step, index in enumerate(_batches(len(data), recipe.batch, recipe.epochs, generator)):
             for group in optimiser.param_groups:
                 group["lr"] = lr * _schedule(step, steps)
@@ -185,7 +189,9 @@ def fit(
                 hooks.after_step(net)
             tick(1)
     estimate_norms(net, data, recipe.norm_images)
-    net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    net.eval()
+    for model in filter(None, (net, teacher)):
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for parameter in net.parameters():
         parameter.grad = None
     return time.perf_counter() - started
