@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.artifacts import Preprocessing
-from pdtool.data import Dataset
+from pdtool.data import Dataset, labels_as
 from pdtool.errors import InputError
 from pdtool.images import Images
 
@@ -30,16 +30,10 @@ class Labelled:
 
 def align(data: Dataset, classes: Sequence[str]) -> Labelled:
     """The data with labels as indices into `classes`. Raises InputError for unlabelled data or an unknown class."""
-    if data.labels is None:
+    labels = labels_as(data, tuple(classes))
+    if labels is None:
         raise InputError(f"{data.spec}: has no labels; expected folders named after classes, or an npz with labels")
-    unknown = [name for name in data.classes if name not in classes]
-    if unknown:
-        raise InputError(
-            f"{data.spec}: class {unknown[0]!r} is not one of the model's {len(classes)} classes "
-            f"({', '.join(classes[:5])}, ...); use data with the classes it was trained on"
-        )
-    index = np.array([classes.index(name) for name in data.classes], dtype=np.int64)
-    return Labelled(data.images, index[data.labels])
+    return Labelled(data.images, labels)
 
 
 def hold_back(data: Labelled, groups: NDArray[np.int64], *, spec: str) -> tuple[Labelled, Labelled]:

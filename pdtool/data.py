@@ -117,8 +117,8 @@ def labels_as(data: Dataset, classes: tuple[str, ...]) -> NDArray[np.int64] | No
     unknown = [name for name in data.classes if name not in classes]
     if unknown:
         raise InputError(
-            f"{data.spec}: class {unknown[0]!r} is none of the model's {len(classes)} ({', '.join(classes[:5])}, ...); "
-            f"name the classes as the model does"
+            f"{data.spec}: class {unknown[0]!r} is not one of the model's {len(classes)} classes "
+            f"({', '.join(classes[:5])}, ...); use data with the classes it was trained on"
         )
     return np.array([classes.index(name) for name in data.classes], dtype=np.int64)[data.labels]
 

@@ -521,7 +521,7 @@ def test_labels_in_the_models_order():
     turned = labels_as(data, data.classes[::-1])
     assert turned is not None and (turned == 9 - data.labels).all()
     assert labels_as(make(data, labels=None), ("a",)) is None
-    with pytest.raises(InputError, match="class '0' is none of the model's 2 "):
+    with pytest.raises(InputError, match="class '0' is not one of the model's 2 classes "):
         labels_as(data, ("cat", "dog"))
 
 
