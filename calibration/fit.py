@@ -4,12 +4,13 @@ The test is designed on one clean split and run, whole, on a disjoint one. Wrong
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.artifacts import AtCap, Calibration
-from pdtool.calibration.bounds import images_needed, upper_bound
+from pdtool.calibration.bounds import rate_bound, sources_needed
 from pdtool.calibration.search import Candidate, search_candidates
 from pdtool.calibration.table import replay
 from pdtool.calibration.wald import compile_wald
@@ -18,6 +19,7 @@ from pdtool.errors import GateError, InputError, UsageError
 __all__ = ["PAPER", "WaldSettings", "calibrate_wald", "paper_candidate", "split"]
 
 FEWEST_IMAGES = 20
+FIT_SHARE = 0.4  # of the sources; the bound is made of the others
 Z_99 = 2.5758293035489004  # two-sided 99 % point of the normal distribution
 
 
@@ -50,9 +52,9 @@ PAPER = WaldSettings(sigma=0.1, at_cap="adversarial")  # Algorithm 1 line 16: an
 
 
 def split(groups: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Two disjoint halves of the images (indices), images of one group (track, video) on the same side."""
+    """Two disjoint parts of the images (indices), to fit and to check; a group (track, video) is on one side."""
     names = np.unique(groups)
-    first = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    first = np.random.default_rng(seed).permutation(names)[: int(FIT_SHARE * len(names))]
     inside = np.isin(groups, first)
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
@@ -86,19 +88,23 @@ def calibrate_wald(
     confidence: float,
     seed: int,
     data: str,
+    seen: str,
     models_sha256: str,
     accept_miss: bool = False,
 ) -> Calibration:
-    """Fit on one half of the clean votes, test the promise on the other.
+    """Fit on a part of the clean votes, test the promise on the rest.
 
     `changed` (N, M): member m changed the original's label of clean image i; `wrong` (N,): the original is wrong
     about it (None: unlabelled); `groups` (N,): images of one source share a number and stay on one side.
 
     With `sigma` or `p0`/`p1` given there is one test; otherwise the sharpest of a sequence, by fixed-sequence testing:
-    `search_candidates` orders tests on the fit half, strictest first, and the sequence is walked on the check half
-    while the one-sided Clopper-Pearson bound at `confidence` stays within `target_fpr`; the last that passed is taken.
-    Walking an order fixed beforehand and stopping at the first failure keeps the stated confidence for the one chosen
-    (Angelopoulos et al. 2021, Learn then Test). Member order is drawn anew for every image, as sessions draw theirs.
+    `search_candidates` orders tests on the fit part, strictest first, and the sequence is walked on the check part
+    while the one-sided bound (`rate_bound`: over sources, not frames) at `confidence` stays within `target_fpr`; the
+    last that passed is taken. Walking an order fixed beforehand and stopping at the first failure keeps the stated
+    confidence for the one chosen (Angelopoulos et al. 2021, Learn then Test).
+
+    Members are asked in a new random order for every image, so the rates are means over the orders that sessions
+    draw; a single session keeps one order.
 
     Raises InputError for too few images, UsageError for rates outside (0, 1), GateError where the promise cannot be
     kept (with `accept_miss`: the calibration says so instead).
@@ -110,7 +116,7 @@ def calibrate_wald(
         raise InputError(f"expected at least {FEWEST_IMAGES} clean images to calibrate on, got {images}")
     fit, check = split(groups, seed)
     rng = np.random.default_rng(seed)
-    if min(len(fit), len(check)) < FEWEST_IMAGES // 2:
+    if min(len(fit), len(check)) < FEWEST_IMAGES // 4:
         raise InputError(
             f"the images come from {len(np.unique(groups))} sources, too few to split: add other recordings"
         )
@@ -130,10 +136,11 @@ def calibrate_wald(
             at_cap=settings.at_cap,
         )
     shuffled = rng.permuted(changed[check], axis=1)
-    chosen, flagged, used = _walk(candidates, shuffled, target_fpr, confidence)
-    realised, upper = float(flagged.mean()), upper_bound(int(flagged.sum()), len(check), confidence)
+    chosen, flagged, used = _walk(candidates, shuffled, groups[check], target_fpr, confidence)
+    realised, upper = float(flagged.mean()), rate_bound(flagged, groups[check], confidence)
+    sources = len(np.unique(groups[check]))
     if upper > target_fpr and not accept_miss:
-        raise GateError(_miss(realised, upper, len(check), target_fpr, confidence))
+        raise GateError(_miss(realised, upper, len(check), sources, target_fpr, confidence))
     wrong_check = None if wrong is None else wrong[check]
     return Calibration(
         rule="wald",
@@ -154,22 +161,28 @@ def calibrate_wald(
         expected_models_clean=float(used.mean()),
         fit_images=len(fit),
         check_images=len(check),
+        check_groups=sources,
         check_flagged=int(flagged.sum()),
         check_wrong=None if wrong_check is None else int(wrong_check.sum()),
         check_wrong_flagged=None if wrong_check is None else int(flagged[wrong_check].sum()),
         data=data,
+        seen=seen,
         models_sha256=models_sha256,
     )
 
 
 def _walk(
-    candidates: list[Candidate], changed: NDArray[np.bool_], target: float, confidence: float
+    candidates: list[Candidate],
+    changed: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    target: float,
+    confidence: float,
 ) -> tuple[Candidate, NDArray[np.bool_], NDArray[np.int64]]:
     """The last candidate before the first whose bound exceeds the target (the first one where even that fails)."""
     best: tuple[Candidate, NDArray[np.bool_], NDArray[np.int64]] | None = None
     for candidate in candidates:
         flagged, used = replay(candidate.table, changed)
-        if upper_bound(int(flagged.sum()), len(flagged), confidence) > target:
+        if rate_bound(flagged, groups, confidence) > target:
             return best or (candidate, flagged, used)
         best = candidate, flagged, used
     if best is None:
@@ -177,14 +190,15 @@ def _walk(
     return best
 
 
-def _miss(realised: float, upper: float, images: int, target: float, confidence: float) -> str:
-    needed = images_needed(realised, target, confidence)
+def _miss(realised: float, upper: float, images: int, sources: int, target: float, confidence: float) -> str:
+    needed = sources_needed(realised, target, confidence, single=sources == images)
+    what = "clean images" if sources == images else "tracks or stretches of video"
     cure = (
-        f"at this rate {needed} check images would show it (about {2 * needed} clean images in all)"
+        f"at this rate about {ceil(needed / (1 - FIT_SHARE))} {what} in all would show it"
         if needed is not None
         else "more images cannot help: raise --target-fpr or make a pool that changes fewer clean labels"
     )
     return (
-        f"{realised:.2%} of {images} clean check images were flagged, at most {upper:.2%} with {confidence:.0%} "
-        f"confidence; the target is {target:.2%}; {cure}"
+        f"{realised:.2%} of {images} clean check images (from {sources} independent sources) were flagged, at most "
+        f"{upper:.2%} with {confidence:.0%} confidence; the target is {target:.2%}; {cure}"
     )

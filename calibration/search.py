@@ -14,6 +14,7 @@ __all__ = ["Candidate", "search_candidates"]
 
 P0 = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 P1 = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+STRICTEST = (0.97, 0.999)  # flags only what every member calls changed, clears at the first that does not
 LEVELS = 25  # false-alarm levels between 0 and the target
 # What is assumed of attacked frames, since none are at hand: the chance that a member changes their label is spread
 # evenly over 0.3 to 1 (plainly pruned members: 0.3 to 0.5 under one-step attacks, 0.8 under minimal-norm ones).
@@ -37,7 +38,7 @@ def search_candidates(
 
     At each level: of the tests (a grid of p0 < p1) that flag at most that share of these clean images, those whose
     chance to flag attacked frames (`ATTACKED`, exact) is within 0.02 of the best, and of those the one that asks
-    fewest models. The first entry is the strictest test there is, which flags only what every member calls changed.
+    fewest models. The first entry is `STRICTEST`, whatever it flags.
     """
     candidates = [
         Candidate(p0, p1, compile_wald(p0, p1, alpha, beta, max_models, at_cap)) for p0 in P0 for p1 in P1 if p0 < p1
@@ -47,10 +48,7 @@ def search_candidates(
     fpr = np.array([flagged.mean() for flagged, _ in replays])
     models = np.array([used.mean() for _, used in replays])
     power = np.array([operating(candidate.table, ATTACKED).flag.mean() for candidate in distinct])
-    strictest = DecisionTable(
-        (None,) * (max_models - 1) + (max_models,), (None,) * (max_models - 1) + (max_models - 1,)
-    )
-    chosen = [Candidate(0.8, 0.95, strictest)]
+    chosen = [Candidate(*STRICTEST, compile_wald(*STRICTEST, alpha, beta, max_models, at_cap))]
     for level in target_fpr * np.arange(LEVELS + 1) / LEVELS:
         kept = np.flatnonzero(fpr <= level)
         if len(kept):

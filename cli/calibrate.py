@@ -76,9 +76,12 @@ def calibrate(
     c = calibration
     wrong = "-" if c.check_wrong is None else f"{c.check_wrong_flagged} of {c.check_wrong} flagged"
     kept = "kept" if c.fpr_upper <= c.target_fpr else "NOT KEPT"
+    sources = f"{c.check_images} check images"
+    if c.check_groups < c.check_images:
+        sources += f" of {c.check_groups} tracks"
     rows = [
         ("false alarms promised, at most", percent(c.target_fpr)),
-        (f"measured on {c.check_images} check images", f"{percent(c.realised_fpr)} ({c.check_flagged} flagged)"),
+        (f"measured on {sources}", f"{percent(c.realised_fpr)} ({c.check_flagged} flagged)"),
         (f"upper bound at {c.confidence:.0%} confidence", f"{percent(c.fpr_upper)}: promise {kept}"),
         ("check images the original gets wrong", wrong),
         ("models asked for a clean frame, mean", f"{c.expected_models_clean:.1f} of at most {c.max_models}"),

@@ -46,6 +46,10 @@ class PoolFolder:
         path = self.folder / entry.path
         return decode(Plan, parse(read_checked(path, entry.bytes, entry.sha256), file=str(path)), file=str(path))
 
+    def seen(self) -> bytes:
+        """`pdtool.data.pixel_hashes` of the images that the pool was made and judged on."""
+        return read_checked(self.folder / self.pool.seen.path, self.pool.seen.bytes, self.pool.seen.sha256)
+
     def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """A few held-out images (N, H, W, C) uint8 and their labels (N,)."""
         entry = self.pool.samples

@@ -74,11 +74,11 @@ def make_member(
     rates = achieved(original.net, net, units)
     pruned, reason = copy.deepcopy(net.state_dict()), None
     try:
-        seconds = fit(net, training, recipe, seed=seed, teacher=original.net, tick=tick)
+        fit(net, training, recipe, seed=seed, teacher=original.net, tick=tick)
     except GateError as error:
         net.load_state_dict(pruned)
         net.eval()
-        seconds, reason = 0.0, str(error)
+        reason = str(error)
     model = write_model(folder, f"members/{id}", net, original, history, held, metadata={"member": id})
     member = PoolMember(
         id=id,
@@ -90,7 +90,6 @@ def make_member(
         layer_rates={name: round(share, 6) for name, share in rates.layers.items()},
         channel_rate=round(rates.channels, 6),
         parameter_rate=round(rates.parameters, 6),
-        seconds=round(seconds, 3),
     )
     write_atomic(folder / "members" / f"{id}.record.json", canonical(encode(Record(member=member))))
     return member

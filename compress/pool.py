@@ -36,7 +36,7 @@ from pdtool.jsonform import JsonValue, canonical, encode
 __all__ = ["METHODS", "PoolFolder", "PoolPlan", "PoolRequest", "make_pool", "open_pool", "plan_pool"]
 
 SAMPLES = 64  # held-out images kept in the pool
-_OWN = {"pool.json", "original.safetensors", "original.json", "samples.npz", "members"}
+_OWN = {"pool.json", "original.safetensors", "original.json", "samples.npz", "seen.bin", "members"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ def make_pool(
         kept = _kept(out, ready.settings, request.seed, sha256_bytes(original_bytes), resume=resume, force=force)
         (out / "members").mkdir(exist_ok=True)
         original = write_model(out, "original", ready.original.net, ready.original, [], ready.held, {})
+        seen = write_entry(out, "seen.bin", ready.seen)
         samples = write_entry(out, "samples.npz", samples_bytes(spread(ready.held, SAMPLES)))
         floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
         made: list[PoolMember] = []
@@ -86,7 +87,7 @@ def make_pool(
                 f"{original.file.bytes} bytes"
             )
             for index, id in enumerate(ids):
-                seed = member_seed(request.seed, index)
+                seed, begun = member_seed(request.seed, index), time.perf_counter()
                 member = kept.get(id) or make_member(
                     out,
                     id,
@@ -104,7 +105,7 @@ def make_pool(
                 )
                 member = judge(member, floor)
                 made.append(member)
-                task.say(_line(member, resumed=id in kept))
+                task.say(_line(member, time.perf_counter() - begun, resumed=id in kept))
         used = sum(member.used for member in made)
         if used == 0:
             best = max(member.model.accuracy for member in made)
@@ -124,6 +125,7 @@ def make_pool(
             seed=request.seed,
             data=request.data,
             data_fingerprint=ready.fingerprint,
+            seen=seen,
             samples=samples,
             original=original,
             members=tuple(made),
@@ -233,9 +235,9 @@ def _seed(seed: int, id: str) -> int | None:
     return member_seed(seed, int(id[1:])) if id[1:].isdecimal() else None
 
 
-def _line(member: PoolMember, *, resumed: bool) -> str:
+def _line(member: PoolMember, seconds: float, *, resumed: bool) -> str:
     state = "" if member.used else f"; NOT USED: {member.reason}"
-    kept = " (kept from an earlier run)" if resumed else f" in {member.seconds:.1f} s"
+    kept = " (kept from an earlier run)" if resumed else f" in {seconds:.1f} s"
     model = member.model
     return (
         f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs, {model.file.bytes} bytes, "

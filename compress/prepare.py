@@ -14,7 +14,7 @@ from pdtool.compress.rates import check_rate
 from pdtool.compress.split import Labelled, align, hold_back
 from pdtool.compress.training import RECIPES, Recipe, TrainingSet
 from pdtool.compress.weights import load_weights, weights_bytes
-from pdtool.data import load_data
+from pdtool.data import load_data, pixel_hashes
 from pdtool.errors import UsageError
 from pdtool.files import sha256_bytes
 from pdtool.jsonform import JsonValue, encode
@@ -73,6 +73,7 @@ class Prepared:
     held: Labelled
     recipe: Recipe  # the request's, resolved for this data
     fingerprint: str
+    seen: bytes  # `pixel_hashes` of all images that the pool is made and judged on
     settings: dict[str, JsonValue]
     notes: tuple[str, ...]
 
@@ -118,4 +119,5 @@ def prepare(request: PoolRequest) -> Prepared:
     }
     original.net.to(place)
     training = TrainingSet.of(kept.images, kept.labels, original.preprocessing, place)
-    return Prepared(original, units, whole, training, held, recipe, dataset.fingerprint, settings, notes)
+    seen = pixel_hashes(np.concatenate([kept.images, held.images]))
+    return Prepared(original, units, whole, training, held, recipe, dataset.fingerprint, seen, settings, notes)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pdtool
-from pdtool.artifacts import Bundle, FileEntry
+from pdtool.artifacts import Bundle, Calibration, FileEntry
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.watch import Watch, silent
-from pdtool.data import Dataset, labels_as, load_data
+from pdtool.data import Dataset, labels_as, load_data, refuse_seen
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacked import Attacked, npz_bytes, write_attacked
 from pdtool.evaluation.attacks import Attack, parse_attack, run_attack
@@ -71,7 +72,10 @@ def evaluate_bundle(
     chosen = _named(attacks)
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool)
-    subject = _subject(opened, of)
+    calibration = opened.calibration
+    if calibration is None:
+        raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
+    subject = _subject(opened, of, calibration)
     Screener.open(bundle, memory_budget=memory_budget).close()  # a budget that is too small is said before the attacks
     with new_folder(out, force=force) as folder:
         with clock.step("read the data"):
@@ -79,11 +83,8 @@ def evaluate_bundle(
             truth = labels_as(clean_data, opened.bundle.classes)
         if truth is None:
             raise InputError(f"{data}: has no labels; an attack is judged by them")
-        if clean_data.fingerprint == opened.bundle.data_fingerprint:
-            raise InputError(
-                f"{data}: these are the images that the pool was made on; rates on them would flatter: "
-                f"evaluate on images that were used neither for training nor for calibration"
-            )
+        refuse_seen(clean_data, opened.read(opened.bundle.seen), "the pool was made on")
+        refuse_seen(clean_data, b64decode(calibration.seen), "the bundle was calibrated on")
         net = of.original()
         base = {"model": of.pool.model, "model_sha256": of.pool.original.file.sha256, "data": data}
         base |= {"data_fingerprint": clean_data.fingerprint, "pdtool": pdtool.__version__}
@@ -173,17 +174,14 @@ def _named(attacks: Sequence[str]) -> dict[str, Attack]:
     return named
 
 
-def _subject(opened: OpenBundle, of: PoolFolder) -> Subject:
-    bundle, pool, calibration = opened.bundle, of.pool, opened.calibration
-    members = {member.id for member in pool.members}
+def _subject(opened: OpenBundle, of: PoolFolder, calibration: Calibration) -> Subject:
+    bundle, pool = opened.bundle, of.pool
+    weights = {member.id: member.model.file.sha256 for member in pool.members}
+    weights[bundle.original.id] = pool.original.file.sha256
     same = pool.classes == bundle.classes and pool.preprocessing == bundle.preprocessing
-    if not same or pool.data_fingerprint != bundle.data_fingerprint or not {m.id for m in bundle.members} <= members:
+    if not same or any(weights.get(model.id) != model.weights_sha256 for model in opened.models):
         raise InputError(
             f"{opened.folder}: was not exported from the pool {of.folder}; give the pool that it came from"
-        )
-    if calibration is None:
-        raise InputError(
-            f"{opened.folder}: is not calibrated; run: pdtool calibrate {opened.folder} --data CLEAN_IMAGES"
         )
     return Subject(
         model=pool.model,

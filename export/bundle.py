@@ -54,6 +54,7 @@ def export_pool(
             return BundleModel(
                 id=name,
                 file=entry,
+                weights_sha256=source.file.sha256,
                 macs=source.macs,
                 parameters=source.parameters,
                 accuracy=source.accuracy,
@@ -75,7 +76,7 @@ def export_pool(
                 members=tuple(bundle_model(member.id, member.model) for member in used),
                 costs=_write(folder, "costs.json", pretty(costs)),
                 calibration=None,
-                data_fingerprint=pool.pool.data_fingerprint,
+                seen=_write(folder, "seen.bin", pool.seen()),
                 measured_batch=batch,
                 digest="",
             ),

@@ -144,7 +144,6 @@ class PoolMember:
     layer_rates: dict[str, float]  # achieved share of removed output channels, a pruned layer
     channel_rate: float  # achieved share of removed channels, all prunable layers together
     parameter_rate: float  # achieved share of removed parameters
-    seconds: float  # time it took to make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +162,7 @@ class Pool:
     seed: int
     data: str  # data spec the pool was made on
     data_fingerprint: str  # SHA-256 of those images and labels
+    seen: FileEntry  # which images the pool was made and judged on (`pdtool.data.pixel_hashes`)
     samples: FileEntry  # npz with a few held-out uint8 images: what export checks parity on
     original: PoolModel
     members: tuple[PoolMember, ...]
@@ -187,6 +187,7 @@ class BundleModel:
 
     id: str
     file: FileEntry
+    weights_sha256: str  # of the pool's weights that it was exported from
     macs: int
     parameters: int
     accuracy: float
@@ -213,7 +214,7 @@ class Bundle:
     members: tuple[BundleModel, ...]
     costs: FileEntry  # costs.json: model id -> ModelCosts
     calibration: FileEntry | None  # calibration.json once calibrated
-    data_fingerprint: str  # of the pool's training data: calibration on the same data is refused
+    seen: FileEntry  # which images the pool was made on; calibrating on them is refused
     measured_batch: int  # images at once when the memory was measured
     digest: str
 
@@ -247,14 +248,16 @@ class Calibration:
     clear_at: tuple[int | None, ...]
     clean_lcr: float  # mean label change rate of the clean images it was fitted on (zeta_h)
     realised_fpr: float  # share of clean check frames flagged, wrongly classified ones included
-    fpr_upper: float  # its one-sided Clopper-Pearson upper bound at `confidence`
+    fpr_upper: float  # one-sided upper bound at `confidence` (`pdtool.calibration.bounds.upper_bound_of_groups`)
     expected_models_clean: float  # mean members asked for a clean check frame
     fit_images: int
     check_images: int
+    check_groups: int  # independent sources (tracks, stretches of a video) that the check images come from
     check_flagged: int
     check_wrong: int | None  # check frames the original classifies wrongly (None: unlabelled data)
     check_wrong_flagged: int | None  # how many of those were flagged
     data: str
+    seen: str  # base64 of the `pixel_hashes` of the images used, so that an evaluation on them is noticed
     models_sha256: str  # what it was measured on (`pdtool.runtime.bundle.models_digest`)
 
     def __post_init__(self) -> None:

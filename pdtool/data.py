@@ -27,7 +27,7 @@ from pdtool.errors import InputError
 from pdtool.folders import ARCHIVES, PICTURES, is_archive, list_pictures, read_pictures, source_of
 from pdtool.images import Images, Size, decode, fit, fit_all
 
-__all__ = ["Dataset", "Role", "labels_as", "load_data"]
+__all__ = ["Dataset", "Role", "labels_as", "load_data", "pixel_hashes", "refuse_seen"]
 
 LOG = logging.getLogger(__name__)
 
@@ -121,6 +121,28 @@ def labels_as(data: Dataset, classes: tuple[str, ...]) -> NDArray[np.int64] | No
             f"({', '.join(classes[:5])}, ...); use data with the classes it was trained on"
         )
     return np.array([classes.index(name) for name in data.classes], dtype=np.int64)[data.labels]
+
+
+def pixel_hashes(images: Images) -> bytes:
+    """Which images these are, not how they look: the first 8 bytes of each one's SHA-256, sorted, joined.
+
+    Labels, order and names play no part; `refuse_seen` compares.
+    """
+    return b"".join(sorted(hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8] for image in images))
+
+
+def refuse_seen(data: Dataset, seen: bytes, what: str) -> None:
+    """Raises InputError where more than 1 % of the images are among those of `seen` (`pixel_hashes`).
+
+    `what` was done with those ("the pool was made on"). A few are let pass: public sets repeat some images.
+    """
+    mine = np.frombuffer(pixel_hashes(data.images), dtype="<u8")
+    common = int(np.isin(mine, np.frombuffer(seen, dtype="<u8")).sum())
+    if common > 0.01 * len(mine):
+        raise InputError(
+            f"{data.spec}: {common} of its {len(mine)} images are ones that {what}; rates measured on them would be "
+            f"too good: use images that were not used before"
+        )
 
 
 def _parse(spec: str) -> tuple[str, Role | None, tuple[int, int] | None]:

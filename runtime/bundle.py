@@ -52,7 +52,7 @@ def open_bundle(folder: Path | str) -> OpenBundle:
     bundle = decode(Bundle, document, file=str(path))
     if bundle.digest != _digest(bundle):
         raise IntegrityError(f"{path}: its digest does not match its content; the file was edited, export it again")
-    entries = [model.file for model in (bundle.original, *bundle.members)] + [bundle.costs]
+    entries = [model.file for model in (bundle.original, *bundle.members)] + [bundle.costs, bundle.seen]
     for entry in entries:
         _verify(folder / entry.path, entry)
     return OpenBundle(folder, bundle, _read_calibration(folder, bundle))

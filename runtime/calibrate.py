@@ -1,12 +1,12 @@
 """Calibrate a bundle: its own files vote on clean images, the test is fitted and checked, the bundle rewritten."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
 from pdtool.artifacts import Calibration
 from pdtool.calibration.fit import WaldSettings, calibrate_wald
-from pdtool.data import Dataset, labels_as
-from pdtool.errors import InputError
+from pdtool.data import Dataset, labels_as, pixel_hashes, refuse_seen
 from pdtool.images import Size, size_of
 from pdtool.runtime.bundle import models_digest, open_bundle, write_calibration
 from pdtool.runtime.votes import collect_votes
@@ -33,11 +33,7 @@ def calibrate_bundle(
     """
     opened = open_bundle(folder)
     data = load(size_of(opened.bundle.preprocessing))
-    if data.fingerprint == opened.bundle.data_fingerprint:
-        raise InputError(
-            f"{data.spec}: these are the images that the pool was made on; on them false alarms are rarer than on new "
-            f"frames: calibrate on clean images that were not used for training"
-        )
+    refuse_seen(data, opened.read(opened.bundle.seen), "the pool was made on")
     votes = collect_votes(opened, data.images, advance=advance)
     known = set(data.classes) <= set(opened.bundle.classes)  # clean frames may be sorted into folders of any name
     labels = labels_as(data, opened.bundle.classes) if known else None
@@ -50,6 +46,7 @@ def calibrate_bundle(
         confidence=confidence,
         seed=seed,
         data=data.spec,
+        seen=b64encode(pixel_hashes(data.images)).decode(),
         models_sha256=models_digest(opened.bundle),
         accept_miss=accept_miss,
     )

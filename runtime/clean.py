@@ -12,7 +12,7 @@ from pdtool.runtime.sources import open_frames
 __all__ = ["load_clean"]
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-BLOCKS = 40  # a video is cut into so many stretches; the split never separates neighbouring frames of one
+BLOCKS = 160  # a video is cut into so many stretches; the split never separates neighbouring frames of one
 
 
 def load_clean(spec: str, size: Size, *, limit: int | None = None) -> Dataset:
