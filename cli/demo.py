@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from pdtool.cli import options
-from pdtool.cli.output import emit, note, percent, set_quiet, table
+from pdtool.cli.output import emit, note, set_quiet, table
+from pdtool.wording import counted, number
 
 
 def demo(
@@ -26,7 +27,6 @@ def demo(
 
     set_quiet(quiet)
     from pdtool.evaluation.demo import run_demo
-    from pdtool.evaluation.metrics import Rate
 
     results = subprocess.DEVNULL if quiet else sys.stderr if json else None
     done = run_demo(out, members=members, seed=seed, force=force, quiet=quiet, results=results, say=note)
@@ -34,18 +34,15 @@ def demo(
         emit(done)
         return
 
-    def counted(rate: Rate) -> str:
-        return "-" if rate.count == 0 else f"{percent(rate.share)} ({rate.events} of {rate.count})"
-
     rows = [
         (
             part.name,
             part.frames,
-            counted(part.cleared),
-            counted(part.flagged),
-            counted(part.corrected),
-            "-" if part.models_used is None else f"{part.models_used:.1f}",
-            "-" if part.cost is None else f"{part.cost:.1f} x",
+            counted(part.cleared.events, part.cleared.count),
+            counted(part.flagged.events, part.flagged.count),
+            "" if part.name == "clean" else counted(part.corrected.events, part.corrected.count),
+            number(part.models_used),
+            f"{number(part.cost)} x",
         )
         for part in done.stream
     ]

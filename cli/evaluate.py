@@ -7,6 +7,7 @@ import typer
 
 from pdtool.cli import options
 from pdtool.cli.output import emit, note, percent, progress, set_quiet, table
+from pdtool.wording import number
 
 
 def evaluate(
@@ -57,10 +58,6 @@ def evaluate(
         emit(result)
         return
     clean = result.clean
-
-    def number(value: float | None, digits: int = 1) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
     rows = [
         ("clean", clean.images, percent(clean.flagged.share), "", "", number(clean.models_used), number(clean.cost)),
         (

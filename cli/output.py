@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pdtool.jsonform import encode
+from pdtool.wording import percent
+from pdtool.wording import size as mib
 
 quiet = False  # set by a command's --quiet
 
@@ -72,16 +74,6 @@ def progress(label: str, total: int | None) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield Progress(lambda steps: bar.advance(task, steps))
-
-
-def mib(size: float) -> str:
-    """Bytes for people: 12.3 MiB or 4.5 KiB."""
-    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
-
-
-def percent(share: float | None) -> str:
-    """A share in [0, 1] for people."""
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 __all__ = ["Progress", "emit", "mib", "note", "percent", "progress", "set_quiet", "table"]

@@ -12,6 +12,7 @@ from pdtool.evaluation.profile import ModelProfile, Profile
 from pdtool.extras import require
 from pdtool.files import write_atomic
 from pdtool.jsonform import encode
+from pdtool.wording import percent, size
 
 __all__ = ["Table", "check_out", "html", "layer_tables", "markdown", "summary", "tables", "write"]
 
@@ -68,9 +69,9 @@ def layer_tables(profile: Profile) -> tuple[Table, ...]:
                     layer.kind,
                     _count(layer.macs),
                     _count(2 * layer.macs),
-                    _percent(layer.macs / model.macs),
+                    percent(layer.macs / model.macs),
                     f"{layer.parameters:,}",
-                    _size(layer.output_bytes),
+                    size(layer.output_bytes),
                 )
                 for layer in model.layers
                 if layer.macs or layer.parameters
@@ -92,15 +93,15 @@ def summary(profile: Profile) -> tuple[str, ...]:
     else:
         lines = []
     lines.append(
-        f"memory: {_size(profile.least_bytes)} at least (original, one member, load peak), "
-        f"{_size(profile.all_bytes)} with every model loaded; the process itself comes on top"
+        f"memory: {size(profile.least_bytes)} at least (original, one member, load peak), "
+        f"{size(profile.all_bytes)} with every model loaded; the process itself comes on top"
     )
     if profile.device is not None:
         board = profile.device
         if board.all_loaded.fits:
-            verdict = f"all models fit at once ({_percent(board.all_loaded.share)} of its memory)"
+            verdict = f"all models fit at once ({percent(board.all_loaded.share)} of its memory)"
         elif board.least.fits:
-            verdict = f"not all models fit at once, {_size(board.least.need_bytes)} do: screen with --memory-budget"
+            verdict = f"not all models fit at once, {size(board.least.need_bytes)} do: screen with --memory-budget"
         else:
             verdict = "does not fit, not even the original and one member"
         lines.append(f"{board.name}, {board.all_loaded.memory_bytes / 1e9:g} GB: {verdict}; {board.all_loaded.note}")
@@ -144,12 +145,12 @@ def _counted_table(profile: Profile) -> Table:
     rows = tuple(
         (
             model.id,
-            _percent(model.accuracy),
+            percent(model.accuracy),
             _count(model.macs),
-            _percent(model.macs / whole),
+            percent(model.macs / whole),
             _count(model.flops),
             _count(model.parameters),
-            _size(model.file_bytes),
+            size(model.file_bytes),
         )
         for model in profile.models
     )
@@ -162,7 +163,7 @@ def _measured_table(profile: Profile) -> Table:
     headers += [f"estimate, {board.precision}"] if board else []
     rows = []
     for model in profile.models:
-        row = [model.id, f"{model.load_ms:.3g} ms", _size(model.load_peak_bytes), _size(model.resident_bytes)]
+        row = [model.id, f"{model.load_ms:.3g} ms", size(model.load_peak_bytes), size(model.resident_bytes)]
         row += [f"{ms:.3g} ms" for ms in model.latency_ms]
         row += [f"{model.estimate.ms:.2g} ms"] if model.estimate else []
         rows.append(tuple(row))
@@ -198,8 +199,8 @@ def _tiles(profile: Profile) -> list[tuple[str, str]]:
     return [
         (f"{row.originals_macs:.2f} ×", f"{asked}, in runs of the original (MACs)"),
         (f"{row.ms:.3g} ms", f"{asked}, measured here"),
-        (_size(profile.all_bytes), f"with all {len(profile.models)} models loaded"),
-        (_percent(mean / original.macs), "of the original's MACs: the mean member"),
+        (size(profile.all_bytes), f"with all {len(profile.models)} models loaded"),
+        (percent(mean / original.macs), "of the original's MACs: the mean member"),
     ]
 
 
@@ -241,18 +242,7 @@ def _cell(text: str) -> str:
 
 def _count(number: float) -> str:
     """A count for people: 416.5 k, 12.3 M, 1.82 G."""
-    for unit, size in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
-        if number >= size:
-            return f"{number / size:.4g}{unit}"
+    for unit, scale in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.4g}{unit}"
     return f"{number:g}"
-
-
-def _size(size: float) -> str:
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size / 2**10:.1f} KiB" if size >= 2**10 else f"{size:.0f} B"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"

@@ -13,6 +13,7 @@ from pdtool.evaluation.results import Evaluation
 from pdtool.evaluation.screening import Screened
 from pdtool.extras import require
 from pdtool.images import Images, as_input
+from pdtool.wording import NOTHING, counted, number, percent
 
 __all__ = ["Evidence", "LIMITS", "html_report", "markdown_report"]
 
@@ -73,7 +74,7 @@ def html_report(evaluation: Evaluation, evidence: Evidence) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=_percent, counted=_counted, interval=_interval, number=_number)
+    environment.filters.update(percent=percent, counted=_counted, interval=_interval, number=number)
     template = environment.from_string(files("pdtool.evaluation").joinpath("report.html").read_text("utf-8"))
     plots = [
         markup(draw(evaluation, evidence.clean, frames))
@@ -98,11 +99,11 @@ def markdown_report(evaluation: Evaluation) -> str:
         "| frames | n | flagged | 95 % interval | AUROC | corrected right | members asked | runs of the original |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
         f"| clean | {clean.images} | {_counted(clean.flagged)} | {_interval(clean.flagged)} | | | "
-        f"{_number(clean.models_used)} | {_number(clean.cost)} |",
+        f"{number(clean.models_used)} | {number(clean.cost)} |",
     ]
     lines += [
-        f"| {a.spec} | {a.flagged.count} | {_counted(a.flagged)} | {_interval(a.flagged)} | {_number(a.auroc, 3)} | "
-        f"{_counted(a.corrected)} | {_number(a.models_used)} | {_number(a.cost)} |"
+        f"| {a.spec} | {a.flagged.count} | {_counted(a.flagged)} | {_interval(a.flagged)} | {number(a.auroc, 3)} | "
+        f"{_counted(a.corrected)} | {number(a.models_used)} | {number(a.cost)} |"
         for a in e.attacks
     ]
     lines += [
@@ -114,7 +115,7 @@ def markdown_report(evaluation: Evaluation) -> str:
         "|---|--:|--:|--:|---|---|",
     ]
     lines += [
-        f"| {a.spec} ({a.source}) | {_counted(a.success)} | {_number(a.linf, 3)} | {_number(a.l2, 3)} | "
+        f"| {a.spec} ({a.source}) | {_counted(a.success)} | {number(a.linf, 3)} | {number(a.l2, 3)} | "
         f"{a.file.path} | `{a.file.sha256}` |"
         for a in e.attacks
     ]
@@ -209,17 +210,9 @@ def _picture(image: NDArray[np.float32]) -> str:
     return png_data_uri(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
 def _counted(rate: Rate) -> str:
-    return "– (0 frames)" if rate.share is None else f"{_percent(rate.share)} ({rate.events} of {rate.count})"
+    return counted(rate.events, rate.count)
 
 
 def _interval(rate: Rate) -> str:
-    return "–" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f}–{100 * rate.high:.1f} %"
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return NOTHING if rate.low is None or rate.high is None else f"{100 * rate.low:.1f}–{100 * rate.high:.1f} %"
