@@ -39,6 +39,10 @@ class OnnxEngine:
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{name}: ONNX Runtime refuses the file ({reason}); export it again") from None
+        # Its Python wrapper keeps the file's bytes to build the session anew with other providers, which never happens
+        # here: every model would be held twice.
+        if hasattr(self._session, "_model_bytes"):
+            self._session._model_bytes = None
         self._input: str = self._session.get_inputs()[0].name
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
