@@ -38,8 +38,13 @@ def test_every_model_agrees_with_torch_on_real_images_and_any_batch(workshop):
 
 
 def test_measured_memory_is_plausible(workshop):
-    for model in open_bundle(workshop / "plain").models:
-        assert model.file.bytes <= model.resident_bytes <= model.load_peak_bytes < 64 * 2**20
+    original, *members = open_bundle(workshop / "plain").models
+    for member in members:
+        more = original.file.bytes - member.file.bytes
+        assert more > 100_000
+        assert 0.5 * more < original.resident_bytes - member.resident_bytes < 2 * more
+    for model in (original, *members):
+        assert model.resident_bytes < model.load_peak_bytes < 64 * 2**20
 
 
 def test_export_is_deterministic_but_for_measurements(workshop, tmp_path):
