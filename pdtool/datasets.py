@@ -30,6 +30,7 @@ Role = Literal["train", "calibrate", "test"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
+NPZ_MEMBERS = ("images.npy", "labels.npy", "classes.npy")
 DIGITS_SHARES = (0.55, 0.25)  # train, calibrate; the rest is test
 
 
@@ -157,16 +158,17 @@ def read_npz(path: Path) -> Raw:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_npz(path, archive)
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in ("images", "labels", "classes") if name in content.files}
+            arrays = {}
+            for info in _check_npz(path, archive):
+                with archive.open(info) as file:
+                    arrays[info.filename] = np.lib.format.read_array(file, allow_pickle=False)
     except PdtoolError:
         raise
     except Exception as error:  # damaged bytes raise many kinds: zip, zlib, and those of Python's parser for the header
         raise InputError(
             f"{path}: not a readable .npz ({' '.join(str(error).split())}); write it again with numpy.savez"
         ) from None
-    return _checked(str(path), arrays.get("images"), arrays.get("labels"), arrays.get("classes"))
+    return _checked(str(path), *(arrays.get(member) for member in NPZ_MEMBERS))
 
 
 def read_factory(name: str, role: Role) -> Raw:
@@ -221,11 +223,13 @@ def _checked(name: str, images: Any, labels: Any, classes: Any = None) -> Raw:
     return Raw(images, labels.astype(np.int64), names)
 
 
-def _check_npz(path: Path, archive: zipfile.ZipFile) -> None:
+def _check_npz(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The members to read, those of NPZ_MEMBERS alone: what is not checked here is not read either."""
     total = 0
-    for info in archive.infolist():
-        if info.filename not in ("images.npy", "labels.npy", "classes.npy"):
-            continue
+    members = [info for info in archive.infolist() if info.filename in NPZ_MEMBERS]
+    if len({info.filename for info in members}) != len(members):
+        raise InputError(f"{path}: holds an array twice; write it again with numpy.savez")
+    for info in members:
         with archive.open(info) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -245,6 +249,7 @@ def _check_npz(path: Path, archive: zipfile.ZipFile) -> None:
         raise InputError(
             f"{path}: holds {total} bytes of images, more than half of this machine's memory; split the file"
         )
+    return members
 
 
 def _member(folder: Path, name: str, what: str) -> bytes | None:

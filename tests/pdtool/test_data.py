@@ -345,6 +345,21 @@ def test_an_npz_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path, mo
         load_data(str(tmp_path / "x.npz"), GREY, role="train")
 
 
+def test_an_npz_member_that_is_not_checked_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images", header("(2000, 32, 32, 1)") + bytes(2000 * 32 * 32))  # no .npy: numpy takes it too
+    with pytest.raises(InputError, match="expected images as a uint8 or float32 array .* got none"):
+        load_data(str(tmp_path / "x.npz"), GREY, role="calibrate", labelled=False)
+
+
+def test_an_npz_with_an_array_twice_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for _ in range(2):
+            archive.writestr("images.npy", header("(4, 32, 32, 1)") + IMAGES.tobytes())
+    with pytest.raises(InputError, match="holds an array twice; write it again"):
+        load_data(str(tmp_path / "x.npz"), GREY, role="calibrate", labelled=False)
+
+
 @settings(max_examples=150, deadline=None)
 @given(position=st.one_of(st.integers(0, 300), st.integers(0, 10_000)), value=st.integers(0, 255))
 @example(position=133, value=0)
