@@ -19,7 +19,7 @@ from pdtool.compress.watch import Watch, silent
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacked import Attacked, npz_bytes, write_attacked
-from pdtool.evaluation.attacks import Attack, parse_attack, run_attack
+from pdtool.evaluation.attacks import ATTACKS, Attack, parse_attack, run_attack
 from pdtool.evaluation.metrics import auroc, mean, rate
 from pdtool.evaluation.report import Evidence, html_report, markdown_report
 from pdtool.evaluation.results import AttackResult, CleanResult, Evaluation, Subject
@@ -77,7 +77,10 @@ def evaluate_bundle(
         raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
     subject = _subject(opened, of, calibration)
     Screener.open(bundle, memory_budget=memory_budget).close()  # a budget that is too small is said before the attacks
-    with new_folder(out, force=force) as folder:
+    own = ["report.html", "report.md", "verdicts.jsonl", "mixed.npz"]
+    own += [f"{name}{number}.npz" for name in ATTACKS for number in ("", "-*")]
+    inputs = (bundle, pool, Path(data.partition("#")[0]))
+    with new_folder(out, force=force, marker="report.json", own=own, inputs=inputs) as folder:
         with clock.step("read the data"):
             clean_data = load_data(data, size_of(opened.bundle.preprocessing), role="test", limit=limit)
             truth = labels_as(clean_data, opened.bundle.classes)

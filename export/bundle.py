@@ -11,12 +11,13 @@ from pdtool.export.onnx import check_parity, to_onnx
 from pdtool.files import new_folder, sha256_bytes, write_atomic
 from pdtool.images import size_of
 from pdtool.jsonform import encode
-from pdtool.runtime.bundle import pretty, write_bundle
+from pdtool.runtime.bundle import CALIBRATION, MANIFEST, pretty, write_bundle
 from pdtool.runtime.measure import measure_models
 
 __all__ = ["ORIGINAL", "export_pool"]
 
 ORIGINAL = "original"
+OWN = ("models", "costs.json", "seen.bin", CALIBRATION, f"{CALIBRATION}.new")  # a bundle's entries beside its manifest
 
 
 def export_pool(
@@ -32,13 +33,13 @@ def export_pool(
 
     Every file is compared with its torch model on the pool's sample images; GateError where the labels of fewer than
     `min_agreement` of them agree. Raises InputError and IntegrityError for an unusable pool. After any error, nothing
-    is left at `out`; an existing `out` needs `force`. `advance(1)` is called after each model.
+    is left at `out`; an existing `out` needs `force` and must be a bundle. `advance(1)` is called after each model.
     """
     pool = open_pool(pool_folder)
     used = [member for member in pool.pool.members if member.used]
     if not used:
         raise GateError(f"{pool_folder}: no member met its accuracy floor; compress again with a smaller --rate")
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, force=force, marker=MANIFEST, own=OWN, inputs=(pool_folder,)) as folder:
         (folder / "models").mkdir()
         models = {ORIGINAL: pool.pool.original} | {member.id: member.model for member in used}
         exported = {}

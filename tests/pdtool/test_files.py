@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_new_folder_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "out" / "x").read_bytes() == b"1"
     with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "out"):
         pass
-    with new_folder(tmp_path / "out", force=True) as folder:
+    with new_folder(tmp_path / "out", force=True, marker="x") as folder:
         (folder / "y").write_bytes(b"2")
     assert os.listdir(tmp_path) == ["out"]
     assert os.listdir(tmp_path / "out") == ["y"]
@@ -59,7 +60,7 @@ def test_kill_9_leaves_the_old_folder(tmp_path):
         (folder / "x").write_bytes(b"old")
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom pdtool.files import new_folder\n"
-        "with new_folder(Path(sys.argv[1]), force=True) as folder:\n"
+        "with new_folder(Path(sys.argv[1]), force=True, marker='x') as folder:\n"
         "    (folder / 'x').write_bytes(b'new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE)
@@ -68,7 +69,7 @@ def test_kill_9_leaves_the_old_folder(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert (tmp_path / "out" / "x").read_bytes() == b"old"
-    with new_folder(tmp_path / "out", force=True) as folder:  # what the dead process left is cleared away
+    with new_folder(tmp_path / "out", force=True, marker="x") as folder:  # what the dead process left is cleared away
         (folder / "x").write_bytes(b"newer")
     assert os.listdir(tmp_path) == ["out"]
 
@@ -108,8 +109,129 @@ def test_read_limited(tmp_path):
 
 
 def test_stale_temporary_folders_of_live_processes_are_left_alone(tmp_path):
-    other = tmp_path / f".out.{os.getppid()}.tmp"
-    other.mkdir()
+    with new_folder(tmp_path / "out") as first:
+        with new_folder(tmp_path / "out") as second:
+            (second / "x").write_bytes(b"2")
+        assert first.exists() and (tmp_path / "out" / "x").read_bytes() == b"2"
+        (tmp_path / "out" / "x").unlink()
+        (tmp_path / "out").rmdir()
+        (first / "x").write_bytes(b"1")
+    assert (tmp_path / "out" / "x").read_bytes() == b"1"
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "out"):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "x").write_bytes(b"other")
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "x").read_bytes() == b"other"
+
+
+def test_what_a_dead_process_with_our_number_left_is_cleared_away(tmp_path):
+    (tmp_path / f".out.{os.getpid()}.tmp").mkdir()
     with new_folder(tmp_path / "out") as folder:
         (folder / "x").write_bytes(b"")
-    assert other.exists()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def old_out(tmp_path):
+    out = tmp_path / "out"
+    with new_folder(out) as folder:
+        (folder / "x.json").write_bytes(b"old")
+    return out
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from pdtool import files
+how, last, exchange = sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
+renames = 0
+def dying(real):
+    def rename(*arguments):
+        global renames
+        done = real(*arguments)
+        renames += 1
+        if renames == last:
+            os.kill(os.getpid(), getattr(signal, how))
+        return done
+    return rename
+if exchange:
+    files._exchange = dying(files._exchange)
+else:
+    files._exchange = lambda one, other: False
+    Path.rename = dying(Path.rename)
+with files.new_folder(Path(sys.argv[1]), force=True, marker="x.json") as folder:
+    (folder / "x.json").write_bytes(b"new")
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize(("last", "exchange"), [(1, True), (1, False), (2, False)])
+def test_a_stop_after_any_rename_loses_nothing(tmp_path, how, last, exchange):
+    out = old_out(tmp_path)
+    arguments = [sys.executable, "-c", DYING, str(out), how, str(last), str(exchange)]
+    stopped = subprocess.run(arguments, stderr=subprocess.PIPE)
+    assert stopped.returncode != 0
+    if out.exists():
+        assert (out / "x.json").read_bytes() in (b"old", b"new")
+    else:  # killed between two renames, where there is no exchange: the next run finds the old one
+        assert (how, last, exchange) == ("SIGKILL", 1, False)
+    with pytest.raises(InputError, match="exists already"), new_folder(out):
+        pass
+    assert (out / "x.json").read_bytes() == (b"old" if last == 1 and not exchange else b"new")
+    with new_folder(out, force=True, marker="x.json") as folder:
+        (folder / "x.json").write_bytes(b"newest")
+    assert os.listdir(tmp_path) == ["out"] and (out / "x.json").read_bytes() == b"newest"
+
+
+def test_the_swap_is_one_step_here(tmp_path, monkeypatch):
+    out, renamed = old_out(tmp_path), []
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, target: renamed.append(path) or rename(path, target))
+    with new_folder(out, force=True, marker="x.json") as folder:
+        (folder / "x.json").write_bytes(b"new")
+    assert (out / "x.json").read_bytes() == b"new" and not renamed
+
+
+def test_force_replaces_nothing_but_what_was_written_before(tmp_path):
+    def write(path, **options):
+        with new_folder(path, force=True, marker="m.json", own=("*.npz",), **options) as folder:
+            (folder / "m.json").write_bytes(b"new")
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write(photos)  # empty: nothing to lose
+    (photos / "a.npz").write_bytes(b"ours")
+    (photos / ".m.json.123.tmp").write_bytes(b"left by a killed process")
+    write(photos)
+    assert os.listdir(photos) == ["m.json"]
+    (photos / "cat.jpg").write_bytes(b"dear")
+    with pytest.raises(InputError, match=r"holds 'cat\.jpg', which this command did not write"):
+        write(photos)
+    (photos / "m.json").unlink()
+    with pytest.raises(InputError, match=r"has no m\.json in it; --force replaces only"):
+        write(photos)
+    with pytest.raises(InputError, match="is a file, which --force does not replace"):
+        write(photos / "cat.jpg")
+    assert (photos / "cat.jpg").read_bytes() == b"dear"
+
+
+def test_no_folder_is_replaced_by_what_is_made_of_it(tmp_path):
+    pool = old_out(tmp_path)
+    for out in (pool, tmp_path, tmp_path / "x" / ".." / "out"):
+        with (
+            pytest.raises(InputError, match="is or contains .*out, which is needed to make it"),
+            new_folder(out, force=True, marker="x.json", inputs=(pool,)),
+        ):
+            pass
+    assert (pool / "x.json").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("target", ["real", "nowhere"])
+def test_a_link_is_refused_before_anything_is_made(tmp_path, force, target):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(InputError, match="is a link"), new_folder(tmp_path / "link", force=force):
+        pytest.fail("nothing should be built")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
