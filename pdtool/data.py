@@ -102,8 +102,6 @@ def load_data(spec: str, size: Size, *, role: Role, limit: int | None = None, la
         raise InputError(f"{spec}: holds no images; expected pictures ({', '.join(PICTURES)}) or arrays of them")
     if labelled and data.labels is None:
         raise InputError(f"{spec}: has no labels; expected them in `labels` or as class folders")
-    if labelled and role == "train" and data.labels is not None and len(np.unique(data.labels)) < 2:
-        raise InputError(f"{spec}: expected images of at least 2 classes to train on, found 1")
     return data
 
 

@@ -61,7 +61,7 @@ def test_unusable_folders_of_images(workshop, tmp_path):
         picture(tmp_path / "single" / "cat" / f"{i}.png", i)
     train = ("train", "--model", "resnet18:width=4", "--epochs", "1", "--out", tmp_path / "w.safetensors", "--data")
     fails(3, "no images", *train, tmp_path / "empty")
-    fails(3, "at least 2 classes", *train, tmp_path / "single")
+    fails(3, "at least two classes", *train, tmp_path / "single")
     fails(3, "no images", "calibrate", workshop / "bundle", "--data", tmp_path / "empty")
     assert not (tmp_path / "w.safetensors").exists()
 

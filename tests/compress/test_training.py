@@ -179,7 +179,7 @@ def test_trained_weights_say_everything(trained: Trained, tmp_path: Path) -> Non
 def test_training_refuses_what_it_cannot_use(tmp_path: Path, trained: Trained) -> None:
     out = tmp_path / "w.safetensors"
     np.savez(tmp_path / "one.npz", images=np.zeros((20, 32, 32, 1), np.uint8), labels=np.zeros(20, np.int64))
-    with pytest.raises(InputError, match="at least 2 classes"):
+    with pytest.raises(InputError, match="at least two classes"):
         train_original("lenet5", str(tmp_path / "one.npz"), out)
     with pytest.raises(UsageError, match=r"should end in \.safetensors"):
         train_original("lenet5", "digits", tmp_path / "w.pt")

@@ -115,7 +115,6 @@ def test_pictures_of_any_size_are_fitted(tmp_path):
         ({"readme.txt": b"x"}, "holds no images"),
         ({"a/1.png": b"x", "b/1.png": b"y"}, "none of its 2 pictures can be read, the first is a/1.png"),
         ({"a/1.png": png(1), "2.png": png(2)}, "both in class folders and beside them"),
-        ({"a/1.png": png(1)}, "at least 2 classes to train on, found 1"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path, files, message):
