@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pdtool import data as module
-from pdtool.data import Dataset, labels_as, load_data
+from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.errors import InputError, PdtoolError
 
 GREY = (1, 32, 32)
@@ -537,6 +537,55 @@ def test_labels_in_the_models_order():
     assert labels_as(make(data, labels=None), ("a",)) is None
     with pytest.raises(InputError, match="class '0' is not one of the model's 2 classes "):
         labels_as(data, ("cat", "dog"))
+
+
+# -- images that were seen before
+
+
+def test_hashes_name_the_images_whatever_their_order_and_labels():
+    data = load_data("digits", GREY, role="test", limit=20)
+    assert len(pixel_hashes(data.images)) == 8 * 20
+    assert pixel_hashes(data.images[::-1]) == pixel_hashes(data.images) == pixel_hashes(np.asfortranarray(data.images))
+    other = data.images.copy()
+    other[0, 0, 0, 0] ^= 1
+    assert len(common(other, data.images)) == 19
+
+
+def common(one: np.ndarray, other: np.ndarray) -> set[bytes]:
+    parts = [pixel_hashes(images) for images in (one, other)]
+    first, second = ({hashes[i : i + 8] for i in range(0, len(hashes), 8)} for hashes in parts)
+    return first & second
+
+
+def test_a_part_of_the_images_that_were_seen_is_refused():
+    seen = pixel_hashes(load_data("digits", GREY, role="train").images)
+    with pytest.raises(InputError, match="digits#train#2/3: 329 of its 329 images are ones that the pool was made on"):
+        refuse_seen(load_data("digits#train#2/3", GREY, role="test"), seen, "the pool was made on")
+    refuse_seen(load_data("digits", GREY, role="test"), seen, "the pool was made on")
+    refuse_seen(load_data("digits", GREY, role="test"), b"", "nothing was made on")
+
+
+def test_unlabelled_copies_of_what_was_seen_are_refused(tmp_path):
+    known, new = (load_data("digits", GREY, role=role, limit=20) for role in ("train", "test"))
+    for i, image in enumerate([*known.images[:5], *new.images]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"copy{i}.png")
+    copies = load_data(str(tmp_path), GREY, role="calibrate", labelled=False)
+    assert copies.labels is None
+    with pytest.raises(InputError, match="5 of its 25 images are ones that the bundle was calibrated on; .* use"):
+        refuse_seen(copies, pixel_hashes(known.images), "the bundle was calibrated on")
+
+
+def test_one_image_in_a_hundred_may_repeat():
+    known, new = (load_data("digits", GREY, role=role) for role in ("train", "test"))
+    assert not common(known.images, new.images)
+    seen = pixel_hashes(known.images)
+
+    def mixed(repeated: int) -> Dataset:
+        return make(new, images=np.concatenate([known.images[:repeated], new.images[: 200 - repeated]]))
+
+    refuse_seen(mixed(2), seen, "were seen")
+    with pytest.raises(InputError, match="3 of its 200 images"):
+        refuse_seen(mixed(3), seen, "were seen")
 
 
 # -- the real sets
