@@ -1,10 +1,8 @@
 """What users get wrong: one clear line, the right exit code, nothing half-written. Through the real command."""
 
-import io
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -225,12 +223,15 @@ def test_a_reader_that_goes_away_is_no_error(workshop):
 def test_a_hostile_archive(workshop, tmp_path):
     import tarfile
 
-    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
-        data = b"x"
-        info = tarfile.TarInfo("../outside/cat/0.png")
-        info.size = len(data)
-        tar.addfile(info, io.BytesIO(data))
-    done = pdtool("calibrate", workshop / "bundle", "--data", tmp_path / "a.tar.gz")
-    assert done.returncode == 3
-    assert not (tmp_path.parent / "outside").exists()
-    shutil.rmtree(tmp_path)
+    here = tmp_path / "one" / "two"
+    here.mkdir(parents=True)
+    picture(tmp_path / "0.png", 0)
+    with tarfile.open(here / "a.tar.gz", "w:gz") as tar:
+        for name in ("cat/0.png", "../outside/cat/0.png"):
+            tar.add(tmp_path / "0.png", name)
+    bundle = {path: path.read_bytes() for path in (workshop / "bundle").rglob("*.json")}
+    before = sorted(tmp_path.rglob("*"))
+    says = "a.tar.gz: holds the name '../outside/cat/0.png', which leads outside"
+    fails(3, says, "calibrate", workshop / "bundle", "--data", "a.tar.gz", cwd=here)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert {path: path.read_bytes() for path in (workshop / "bundle").rglob("*.json")} == bundle
