@@ -12,6 +12,7 @@ and Algorithm 1 print the ratio without its logarithm, the hypotheses swapped an
 from math import log
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pdtool.artifacts import AtCap
 from pdtool.calibration.table import DecisionTable
@@ -20,13 +21,14 @@ from pdtool.errors import UsageError
 __all__ = ["compile_wald", "log_ratio"]
 
 
-def log_ratio(n: int, z: int, p0: float, p1: float) -> float:
-    """L(n, z) in nats.
+def log_ratio(n: int, z: NDArray[np.int64] | int, p0: float, p1: float) -> NDArray[np.float64]:
+    """L(n, z) in nats for one or many counts z of n votes; rises with z.
 
-    >>> round(log_ratio(2, 2, 0.1, 0.5), 4)
-    3.2189
+    >>> log_ratio(2, np.arange(3), 0.1, 0.5).round(4).tolist()
+    [-1.1756, 1.0217, 3.2189]
     """
-    return z * log(p1 / p0) + (n - z) * log((1 - p1) / (1 - p0))
+    changed = np.asarray(z)
+    return changed * log(p1 / p0) + (n - changed) * log((1 - p1) / (1 - p0))
 
 
 def compile_wald(p0: float, p1: float, alpha: float, beta: float, max_models: int, at_cap: AtCap) -> DecisionTable:
@@ -52,8 +54,7 @@ def compile_wald(p0: float, p1: float, alpha: float, beta: float, max_models: in
     flag_at: list[int | None] = []
     clear_at: list[int | None] = []
     for n in range(1, max_models + 1):
-        z = np.arange(n + 1)
-        ratios = z * log(p1 / p0) + (n - z) * log((1 - p1) / (1 - p0))  # rises with z
+        ratios = log_ratio(n, np.arange(n + 1), p0, p1)
         flags, clears = np.flatnonzero(ratios >= upper), np.flatnonzero(ratios <= lower)
         flag_at.append(int(flags[0]) if len(flags) else None)
         clear_at.append(int(clears[-1]) if len(clears) else None)

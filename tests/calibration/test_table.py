@@ -19,6 +19,15 @@ SETTINGS = [
 ]
 
 
+def test_the_ratio_is_that_of_the_two_likelihoods_of_the_votes():
+    """Against the votes' probabilities themselves, multiplied vote by vote."""
+    for n, z, p0, p1 in ((1, 0, 0.1, 0.5), (7, 3, 0.09, 0.11), (10, 10, 0.02, 0.9)):
+        votes = np.arange(n) < z
+        clean, adversarial = (np.prod(np.where(votes, p, 1 - p)) for p in (p0, p1))
+        assert log_ratio(n, z, p0, p1) == pytest.approx(np.log(adversarial / clean), abs=1e-12)
+        assert log_ratio(n, np.arange(n + 1), p0, p1)[z] == log_ratio(n, z, p0, p1)
+
+
 @pytest.mark.parametrize(("p0", "p1", "alpha", "cap", "at_cap"), SETTINGS)
 def test_wald_table_is_the_inequality_at_every_count(p0, p1, alpha, cap, at_cap):
     table = compile_wald(p0, p1, alpha, alpha, cap, at_cap)
