@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pdtool.artifacts import BundleModel, Calibration, Verdict
 from pdtool.calibration.table import CONTINUE, FLAG, DecisionTable, decide
 from pdtool.errors import InputError, UsageError
-from pdtool.images import Images, as_input, fit, fit_all, size_of
+from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.memory import parse_bytes
@@ -114,11 +114,16 @@ class Screener:
     def screen(self, images: Images | Iterable[Images], *, source: str = "memory") -> list[Verdict]:
         """Verdicts for images (N, H, W, C), uint8 0..255 or float32 0..1, or an iterable of pictures of any size.
 
-        Raises InputError for an array that is no batch of pictures; a single bad picture of an iterable is
-        `unscreened`, the others are not harmed.
+        Raises InputError for what is no batch of pictures (an array of another shape, a single picture, a path); a
+        single bad picture of an iterable is `unscreened`, the others are not harmed.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise InputError(f"expected images of shape (N, H, W, C), got {images.shape}")
+        if isinstance(images, str | bytes | dict) or not isinstance(images, Iterable):
+            raise InputError(
+                f"expected an array of images (N, H, W, C) or an iterable of pictures, got {type(images).__name__}; "
+                f"a single picture goes into a list, files are read with open_frames"
+            )
         now = time.time()
         frames = (
             Frame(index=i, source=source, time=now, image=image, reason=None, live=False, dropped=0)
@@ -129,12 +134,15 @@ class Screener:
     def screen_frames(self, frames: Iterable[Frame]) -> Iterator[Verdict]:
         """Verdicts for frames, in their order; a live frame is screened at once, others in batches."""
         waiting: list[Frame] = []
+        spent = 0.0
         for frame in frames:
-            waiting.append(frame)
+            started = time.perf_counter()
+            waiting.append(self._fitted(frame))  # at once: sixteen 4K frames that wait for a batch are 400 MB
+            spent += time.perf_counter() - started
             if frame.live or len(waiting) == self._batch:
-                yield from self._screen_batch(waiting)
-                waiting = []
-        yield from self._screen_batch(waiting)
+                yield from self._screen_batch(waiting, time.perf_counter() - spent)
+                waiting, spent = [], 0.0
+        yield from self._screen_batch(waiting, time.perf_counter() - spent)
 
     def close(self) -> None:
         """Close every engine."""
@@ -151,24 +159,27 @@ class Screener:
     def _draw_order(self) -> None:
         self.residency.set_order([int(i) for i in self._rng.permutation(len(self.residency.members))])
 
-    def _screen_batch(self, frames: list[Frame]) -> Iterator[Verdict]:
-        started = time.perf_counter()
-        good: list[int] = []
-        pictures: list[Images] = []
-        reasons: dict[int, str] = {}
-        for i, frame in enumerate(frames):
-            if frame.image is None:
-                reasons[i] = frame.reason or "no picture"
-                continue
-            try:
-                pictures.append(fit(frame.image, self._size))
-                good.append(i)
-            except InputError as error:
-                reasons[i] = str(error)
+    def _fitted(self, frame: Frame) -> Frame:
+        """The frame with its picture in the input's size, or without one and the reason why."""
+        if frame.image is None:
+            return frame
+        try:
+            if not isinstance(frame.image, np.ndarray):
+                raise InputError(
+                    f"expected a picture as a NumPy array, got {type(frame.image).__name__}; numpy.asarray makes one"
+                )
+            return replace(frame, image=fit(frame.image, self._size))
+        except InputError as error:
+            return replace(frame, image=None, reason=str(error))
+
+    def _screen_batch(self, frames: list[Frame], started: float) -> Iterator[Verdict]:
+        """Verdicts for fitted frames; `started` is when work on them began (perf_counter seconds)."""
+        good = [i for i, frame in enumerate(frames) if frame.image is not None]
+        pictures = [frame.image for frame in frames if frame.image is not None]
         answers = dict(zip(good, self._decide(pictures, started), strict=True))
         for i, frame in enumerate(frames):
             if i not in answers:
-                yield _unscreened(frame, reasons[i], 1e3 * (time.perf_counter() - started))
+                yield _unscreened(frame, frame.reason or "no picture", 1e3 * (time.perf_counter() - started))
                 continue
             answer = answers[i]
             if answer.label < 0:
@@ -195,7 +206,7 @@ class Screener:
         if self._rotate is not None and self._frames // self._rotate != (self._frames + len(pictures)) // self._rotate:
             self._draw_order()
         self._frames += len(pictures)
-        batch = np.concatenate([as_input(fit_all([picture], self._size)) for picture in pictures])
+        batch = np.concatenate([as_input(picture[None]) for picture in pictures])
         logits = self.residency.engine(self.residency.original).run(batch)
         labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
         answers = [_Answer(int(label), np.zeros(len(self._classes), dtype=np.int64)) for label in labels]
@@ -206,9 +217,7 @@ class Screener:
                 break
             logits = self.residency.engine(member).run(batch[undecided])
             finite = np.isfinite(logits).all(axis=1)
-            votes = np.where(
-                finite, logits.argmax(axis=1), -1
-            )  # a broken answer counts as a change, never as agreement
+            votes = np.where(finite, logits.argmax(axis=1), -1)  # a broken answer counts as a change
             changes[undecided] += votes != labels[undecided]
             for i, vote in zip(undecided[finite], votes[finite], strict=True):
                 answers[i].votes[vote] += 1

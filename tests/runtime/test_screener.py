@@ -1,5 +1,7 @@
 """Screening with a real bundle: the same verdicts whatever the batch, the budget or the route."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -113,6 +115,42 @@ def test_empty_and_wrong_batches(workshop):
             screener.screen(np.zeros((32, 32), dtype=np.uint8))
         (verdict,) = screener.screen([np.zeros((32, 32), dtype=np.int64)])  # type: ignore[list-item]  # what a user may pass
         assert "int64" in str(verdict.reason)
+
+
+def test_what_is_no_array_is_named(workshop, images):
+    image_module = pytest.importorskip("PIL.Image")
+    picture = image_module.fromarray(images[0, :, :, 0])
+    with Screener.open(workshop / "bundle", seed=5) as screener:
+        expected = facts(screener.screen(images[:1]))
+        for bad in (picture, "photos", b"photos", 7, {"a": images[0]}):
+            with pytest.raises(InputError, match=f"iterable of pictures, got {type(bad).__name__}"):
+                screener.screen(bad)  # type: ignore[arg-type]  # what a user may pass
+        mixed = screener.screen([picture, images[0], [[0, 1], [2, 3]]])  # type: ignore[list-item]
+    assert [v.verdict == "unscreened" for v in mixed] == [True, False, True]
+    assert facts(mixed[1:2]) == expected
+    assert "NumPy array, got Image; numpy.asarray" in str(mixed[0].reason)
+    assert "NumPy array, got list" in str(mixed[2].reason)
+
+
+def test_large_frames_do_not_wait_for_their_batch(workshop):
+    """Whatever the batch, at most the frame that is read and the one before it are held in full size."""
+    held, most = set(), 0
+
+    def frames():
+        nonlocal most
+        for i in range(40):
+            image = np.full((480, 640, 3), i, dtype=np.uint8)
+            held.add(i)
+            weakref.finalize(image, held.discard, i)
+            most = max(most, len(held))
+            yield image
+            del image
+
+    with Screener.open(workshop / "bundle", seed=5) as screener:
+        assert screener.opened.bundle.measured_batch > 8
+        verdicts = screener.screen(frames())
+    assert len(verdicts) == 40 and {v.verdict for v in verdicts} <= {"clean", "adversarial"}
+    assert most <= 2
 
 
 @pytest.mark.parametrize("budget", ["1", "1KiB", 1000])
