@@ -19,6 +19,7 @@ from PIL import Image
 from pdtool import data as module
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.errors import InputError, PdtoolError
+from pdtool.images import Images
 
 GREY = (1, 32, 32)
 COLOUR = (3, 32, 32)
@@ -545,13 +546,13 @@ def test_labels_in_the_models_order():
 def test_hashes_name_the_images_whatever_their_order_and_labels():
     data = load_data("digits", GREY, role="test", limit=20)
     assert len(pixel_hashes(data.images)) == 8 * 20
-    assert pixel_hashes(data.images[::-1]) == pixel_hashes(data.images) == pixel_hashes(np.asfortranarray(data.images))
+    assert pixel_hashes(data.images[::-1]) == pixel_hashes(data.images)
     other = data.images.copy()
     other[0, 0, 0, 0] ^= 1
     assert len(common(other, data.images)) == 19
 
 
-def common(one: np.ndarray, other: np.ndarray) -> set[bytes]:
+def common(one: Images, other: Images) -> set[bytes]:
     parts = [pixel_hashes(images) for images in (one, other)]
     first, second = ({hashes[i : i + 8] for i in range(0, len(hashes), 8)} for hashes in parts)
     return first & second
