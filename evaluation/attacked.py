@@ -5,7 +5,6 @@ attack's result is stored as the numbers that fooled the net.
 """
 
 import io
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.errors import InputError
 from pdtool.files import write_atomic
 from pdtool.jsonform import canonical
 
-__all__ = ["Attacked", "npz_bytes", "read_attacked", "write_attacked"]
+__all__ = ["Attacked", "npz_bytes", "write_attacked"]
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,3 @@ def write_attacked(path: Path, attacked: Attacked, classes: Sequence[str]) -> No
     arrays["provenance"] = np.array(canonical(attacked.provenance).decode())
     arrays["classes"] = np.array(classes)
     write_atomic(path, npz_bytes(arrays))
-
-
-def read_attacked(path: Path) -> Attacked:
-    """Read what `write_attacked` wrote. Raises InputError for a missing, damaged or foreign file."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {field.name: archive[field.name] for field in fields(Attacked)}
-        arrays["provenance"] = json.loads(str(arrays["provenance"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a file of attacked images ({error}); make it with `pdtool evaluate`") from None
-    attacked = Attacked(**arrays)
-    count = len(attacked.labels)
-    per_frame = ("images", "given", "success", "source", "linf", "l2")
-    if attacked.images.ndim != 4 or any(len(getattr(attacked, name)) != count for name in per_frame):
-        raise InputError(f"{path}: its arrays do not fit together; make it again with `pdtool evaluate`")
-    return attacked

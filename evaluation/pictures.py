@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pdtool.extras import require
 
-__all__ = ["bars", "curves", "histogram", "png_data_uri", "scatter"]
+__all__ = ["bars", "histogram", "png_data_uri", "scatter"]
 
 Numbers = Sequence[float] | NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 
@@ -126,33 +126,6 @@ def scatter(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.margins(0.08)
-        axes.grid()
-        _legend(axes, len(series))
-
-    return _svg(title, draw)
-
-
-def curves(
-    title: str,
-    series: Mapping[str, tuple[Numbers, Numbers]],
-    *,
-    xlabel: str,
-    ylabel: str,
-    top: float | None = None,
-    diagonal: bool = False,
-) -> str:
-    """Lines through (xs, ys), a colour and a marker a series, as inline SVG; `diagonal` draws y = x (ROC: chance)."""
-
-    def draw(axes: Any) -> None:
-        for i, (name, (xs, ys)) in enumerate(series.items()):
-            marker = MARKERS[i % len(MARKERS)] if len(xs) <= 30 else None
-            axes.plot(xs, ys, color=_colour(i), marker=marker, markersize=4, linewidth=1.6, label=name)
-        if diagonal:
-            axes.plot([0, 1], [0, 1], color=_INK, linestyle=":", linewidth=1)
-        if top is not None:
-            axes.set_ylim(0, top)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
         axes.grid()
         _legend(axes, len(series))
 

@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pdtool.artifacts import Verdict
 from pdtool.compress.folder import open_pool
 from pdtool.data import load_data
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.attacked import read_attacked
 from pdtool.evaluation.evaluate import evaluate_bundle
 from pdtool.evaluation.results import Evaluation
 from pdtool.files import sha256_file
@@ -31,6 +33,11 @@ def evaluated(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     out = tmp_path_factory.mktemp("evaluate") / "out"
     result = evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", ATTACKS, out=out, limit=90)
     return out, result
+
+
+def _stored(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def test_the_folder_holds_what_it_promises(evaluated: tuple[Path, Evaluation]) -> None:
@@ -53,14 +60,14 @@ def test_counts_are_those_of_the_verdict_lines(evaluated: tuple[Path, Evaluation
     assert sum(v.verdict == "adversarial" for v in clean) == result.clean.flagged.events
     assert result.clean.models_used == pytest.approx(np.mean([v.models_used for v in clean]))
     for attack in result.attacks:
-        stored = read_attacked(out / attack.file.path)
+        stored = _stored(out / attack.file.path)
         own = verdicts[attack.name]
-        fooled = [i for i, v in enumerate(own) if v.label != opened.bundle.classes[stored.labels[i]]]
+        fooled = [i for i, v in enumerate(own) if v.label != opened.bundle.classes[stored["labels"][i]]]
         caught = [i for i in fooled if own[i].verdict == "adversarial"]
-        right = [i for i in caught if own[i].corrected_label == opened.bundle.classes[stored.labels[i]]]
+        right = [i for i in caught if own[i].corrected_label == opened.bundle.classes[stored["labels"][i]]]
         assert (attack.flagged.events, attack.flagged.count) == (len(caught), len(fooled))
         assert (attack.corrected.events, attack.corrected.count) == (len(right), len(caught))
-        assert attack.attacked == len(stored) and attack.success.events == int(stored.success.sum())
+        assert attack.attacked == len(stored["labels"]) and attack.success.events == int(stored["success"].sum())
     assert result.attacks[0].flagged.count > 20  # there was something to count
 
 
@@ -69,9 +76,9 @@ def test_auroc_and_cost_by_hand(evaluated: tuple[Path, Evaluation], workshop: Pa
     opened = open_bundle(workshop / "bundle")
     data = load_data("digits", (1, 32, 32), role="test", limit=90)
     clean = collect_votes(opened, data.images).changed.mean(axis=1)
-    stored = read_attacked(out / "fgsm.npz")
-    votes = collect_votes(opened, stored.images)
-    attacked = votes.changed.mean(axis=1)[votes.original != stored.labels]
+    stored = _stored(out / "fgsm.npz")
+    votes = collect_votes(opened, stored["images"])
+    attacked = votes.changed.mean(axis=1)[votes.original != stored["labels"]]
     pairs = [1.0 if a > c else 0.5 if a == c else 0.0 for a in attacked for c in clean]
     assert result.attacks[0].auroc == pytest.approx(np.mean(pairs)) and np.mean(pairs) > 0.7
     macs = {member.macs for member in opened.bundle.members}
@@ -118,7 +125,7 @@ def test_same_seed_same_report_but_for_times(
 
 def test_provenance_binds_the_images_to_the_original(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
     out, result = evaluated
-    provenance = read_attacked(out / "fgsm.npz").provenance
+    provenance = json.loads(str(_stored(out / "fgsm.npz")["provenance"]))
     assert provenance["model_sha256"] == open_pool(workshop / "pool").pool.original.file.sha256
     assert provenance["data"] == "digits" and provenance["data_fingerprint"] == result.data_fingerprint
 
@@ -146,20 +153,50 @@ def test_what_cannot_be_evaluated_is_refused(workshop: Path, bundle: Path, tmp_p
     pool, out = workshop / "pool", tmp_path / "out"
     with pytest.raises(InputError, match="is not calibrated; run: pdtool calibrate"):
         evaluate_bundle(workshop / "plain", pool, "digits", out=out)
-    with pytest.raises(InputError, match="these are the images that the pool was made on"):
-        evaluate_bundle(bundle, pool, "digits#train", out=out)
     with pytest.raises(UsageError, match="given twice with the same settings"):
         evaluate_bundle(bundle, pool, "digits", ("fgsm", "fgsm:epsilon=0.03"), out=out)
     with pytest.raises(UsageError, match="at least one attack"):
         evaluate_bundle(bundle, pool, "digits", (), out=out)
-    document = json.loads((pool / "pool.json").read_text())
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "pool.json").write_text(json.dumps(document | {"data_fingerprint": "0" * 64}))
-    with pytest.raises(InputError, match="was not exported from the pool"):
-        evaluate_bundle(bundle, other, "digits", out=out)
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="exists already"):
         evaluate_bundle(bundle, pool, "digits", out=out)
     assert (out / "mine.txt").read_text() == "keep"
+
+
+def test_images_of_the_pool_or_of_the_calibration_are_refused(workshop: Path, tmp_path: Path) -> None:
+    def evaluate(data: str) -> None:
+        evaluate_bundle(workshop / "bundle", workshop / "pool", data, out=tmp_path / "out")
+
+    with pytest.raises(InputError, match="493 of its 493 images are ones that the pool was made on"):
+        evaluate("digits#train#1/2")
+    with pytest.raises(InputError, match="digits#calibrate: 450 of its 450 images are ones that the bundle was cal"):
+        evaluate("digits#calibrate")
+    seen, new = (load_data("digits", (1, 32, 32), role=role) for role in ("calibrate", "test"))
+    assert seen.labels is not None and new.labels is not None
+    np.savez(  # what was calibrated on comes back in a file of another name, among images that are new
+        tmp_path / "mixed.npz",
+        images=np.concatenate([new.images[:90], seen.images[:10]]),
+        labels=np.concatenate([new.labels[:90], seen.labels[:10]]),
+    )
+    with pytest.raises(InputError, match="mixed.npz: 10 of its 100 images are ones that the bundle was calibrated on"):
+        evaluate(str(tmp_path / "mixed.npz"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed.npz"]
+
+
+@pytest.mark.parametrize("whose", ["original", "members"])
+def test_a_pool_of_other_weights_is_refused(workshop: Path, tmp_path: Path, whose: str) -> None:
+    """Same classes, same data, same names of the members: only the weights tell the two pools apart."""
+    pool = Path(shutil.copytree(workshop / "pool", tmp_path / "pool"))
+    document = json.loads((pool / "pool.json").read_text())
+    model = document["original"] if whose == "original" else document["members"][3]["model"]
+    file = pool / model["file"]["path"]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # the last weight
+    file.write_bytes(content)
+    model["file"]["sha256"] = sha256_file(file)
+    (pool / "pool.json").write_text(json.dumps(document))
+    assert len(open_pool(pool).pool.members) == 8  # a sound pool, but not the one of this bundle
+    with pytest.raises(InputError, match=f"was not exported from the pool {pool}; give the pool that it came from"):
+        evaluate_bundle(workshop / "bundle", pool, "digits", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
