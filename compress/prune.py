@@ -121,9 +121,10 @@ def prune(net: nn.Module, size: Size, channels: Mapping[str, Sequence[int]]) -> 
 def replay(net: nn.Module, size: Size, history: JsonValue, *, file: str = "the model") -> None:
     """Remove the channels of a history from the net in place; mode and `requires_grad` stay as they are.
 
-    Raises InputError (naming `file`) for a history that does not fit the net.
+    Raises InputError (naming `file`) for a history that does not fit the net or changes its output's shape.
     """
     steps = _check_history(net, history, file)
+    expected = _run(net, size, "the model does not run on one picture")[1]
     frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     try:
         with _graph(net, size) as graph:
@@ -136,7 +137,11 @@ def replay(net: nn.Module, size: Size, history: JsonValue, *, file: str = "the m
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name not in frozen)
         parameter.grad = None
-    _run(net, size, f"{file}: the pruned model does not run; its layers are connected in a way pruning cannot follow")
+    _, came = _run(
+        net, size, f"{file}: the pruned model does not run; its layers are connected in a way pruning cannot follow"
+    )
+    if came != expected:
+        raise InputError(f"{file}: pruning changed the output's shape from {expected} to {came}; leave the head whole")
 
 
 def achieved(before: nn.Module, after: nn.Module, units: Sequence[Unit]) -> Rates:
@@ -163,7 +168,7 @@ def _graph(net: nn.Module, size: Size) -> Iterator[torch_pruning.DependencyGraph
             for parameter in frozen:  # a frozen parameter leaves no trace, and its layer would never be pruned
                 if parameter.is_floating_point():
                     parameter.requires_grad_(True)
-            picture = _run(net, size, "the model does not run on one picture")
+            picture, _ = _run(net, size, "the model does not run on one picture")
             try:  # a tuple: a bare tensor would be tried unbatched first
                 graph = torch_pruning.DependencyGraph().build_dependency(net, (picture,), verbose=False)
             except Exception as error:
@@ -262,8 +267,8 @@ def _check_history(net: nn.Module, history: JsonValue, file: str) -> list[tuple[
     return steps
 
 
-def _run(net: nn.Module, size: Size, failure: str) -> Tensor:
-    """Run one picture and check the output; returns the picture."""
+def _run(net: nn.Module, size: Size, failure: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Run one picture and check the output; returns the picture and the output's shape."""
     parameter = next(net.parameters(), torch.zeros(0))
     picture = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
     modes = {module: module.training for module in net.modules()}
@@ -277,7 +282,7 @@ def _run(net: nn.Module, size: Size, failure: str) -> Tensor:
             module.training = training
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise InputError(f"{failure} (expected logits (1, classes), got {getattr(output, 'shape', type(output))})")
-    return picture
+    return picture, tuple(output.shape)
 
 
 def _width(module: nn.Module) -> int:

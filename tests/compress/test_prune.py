@@ -163,6 +163,17 @@ def test_the_head_is_never_pruned(name: str) -> None:  # trap 2
     assert net(torch.rand(2, *size)).shape == before
 
 
+def test_pruning_the_head_is_refused() -> None:
+    for name, head in (("lenet5", "fc3"), ("residual", "fc"), ("conv head", "head")):
+        net, size = made(name)
+        for cut in (
+            lambda net=net, size=size, head=head: prune(net, size, {head: [0, 1]}),
+            lambda net=net, size=size, head=head: replay(net, size, [[head, True, [0]]], file="plan.json"),
+        ):
+            with pytest.raises(InputError, match="pruning changed the output's shape from .*; leave the head whole"):
+                cut()
+
+
 def test_residual_connections_make_one_unit() -> None:
     units, _ = find_units(*made("resnet18"))
     by_name = {unit.name: unit for unit in units}
