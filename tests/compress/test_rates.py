@@ -44,6 +44,31 @@ def test_the_total_is_the_rate_as_near_as_whole_channels_allow(units: list[Unit]
         assert all(abs(removed - s - goal) >= removed - goal - 1e-6 for s in taken)
 
 
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(2, 7), st.integers(1, 6)), min_size=1, max_size=4),
+    st.floats(0, 0.99),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_other_counts_come_nearer_to_the_rate(sizes: list[tuple[int, int]], rate: float, seed: int) -> None:
+    units = [unit(channels, layers, name=f"u{i}") for i, (channels, layers) in enumerate(sizes)]
+    goal = rate * sum(u.filters for u in units)
+    counts = random_counts(units, rate, np.random.default_rng(seed))
+    removed = sum(n * len(u.layers) for n, u in zip(counts, units, strict=True))
+    every = np.zeros(1)  # every total there is
+    for u in units:
+        every = np.unique((every[:, None] + np.arange(u.channels) * len(u.layers)).ravel())
+    assert abs(removed - goal) == pytest.approx(np.abs(every - goal).min(), abs=1e-6)
+    assert all(0 <= n < u.channels for n, u in zip(counts, units, strict=True))
+
+
+def test_units_of_several_layers_reach_totals_together() -> None:
+    units = [unit(10, layers=3), unit(10, layers=2)]
+    for seed in range(300):
+        threes, twos = random_counts(units, 0.5, np.random.default_rng(seed))
+        assert 3 * threes + 2 * twos == 25
+
+
 def test_layers_get_different_rates_with_the_group_s_mean() -> None:
     # the papers' example: a group at 50 % whose two layers lose 60 % and 40 % ("30 % and 20 %" of the group)
     units = [unit(100), unit(100)]
