@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -90,6 +91,27 @@ def test_damaged_or_foreign_files_are_refused(tmp_path: Path, name: str, data: b
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
         load_weights(tmp_path / name)
+
+
+def test_a_damaged_legacy_file_is_refused_whatever_torch_raises(tmp_path: Path, net: nn.Module) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.ones(3), "b": torch.zeros(2, 2)}, path, _use_new_zipfile_serialization=False)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), set()
+    for _ in range(300):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            load_weights(path)
+        except InputError as error:
+            refused.add(type(error.__context__))
+    assert AssertionError in refused and len(refused) > 3
+
+
+def test_names_that_are_no_words_are_refused(tmp_path: Path) -> None:
+    torch.save({1: torch.ones(3)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match="expected a state dict"):
+        load_weights(tmp_path / "w.pt")
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path, net: nn.Module) -> None:
