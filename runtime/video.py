@@ -49,7 +49,9 @@ def read_network(
     Timeouts in seconds. Raises whatever the library raises: any error means that the stream is lost.
     """
     options = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
-    options |= {"fflags": "nobuffer", "fpsprobesize": "0"} if not url.startswith("http") else {"fpsprobesize": "0"}
+    # Not fflags=nobuffer: it throws away what was read while probing, the key frame with it, and a camera with a key
+    # frame every 10 s then shows nothing for 10 s. The reader drops late frames anyway.
+    options |= {"fpsprobesize": "0"}
     with _opened(url, format=format, options=options, timeout=(open_timeout, read_timeout)) as container:
         length = container.duration  # microseconds; None for streams
         opened(not (url.startswith("http") and length is not None and length > 0))
