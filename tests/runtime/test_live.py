@@ -266,7 +266,7 @@ def test_a_file_whose_server_dies_is_lost(camera):
 SENDER = """
 import sys, time, av, numpy as np
 with av.open(sys.argv[1] + "?listen=1", "w", format="mpegts") as container:
-    stream = container.add_stream("libx264", rate=30, options={"tune": "zerolatency", "preset": "ultrafast", "g": "10"})
+    stream = container.add_stream("libx264", rate=30, options={"tune": "zerolatency", "preset": "ultrafast", "g": sys.argv[2]})
     stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
     for i in range(600):
         image = np.full((48, 64, 3), i * 7 % 256, dtype=np.uint8)
@@ -276,13 +276,13 @@ with av.open(sys.argv[1] + "?listen=1", "w", format="mpegts") as container:
 
 
 @contextmanager
-def sender() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def sender(key_every: int = 10) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     for _ in range(3):  # another process may take the free port first
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         url = f"tcp://127.0.0.1:{port}"
-        with subprocess.Popen([sys.executable, "-c", SENDER, url], stderr=subprocess.DEVNULL) as child:
+        with subprocess.Popen([sys.executable, "-c", SENDER, url, str(key_every)], stderr=subprocess.DEVNULL) as child:
             try:
                 if listens(child, port):
                     yield url, child
@@ -315,6 +315,11 @@ def test_a_stream_whose_sender_is_killed_or_frozen_is_lost(number):
             for _ in stream:
                 pass
         assert time.monotonic() - started < 1 + SLACK
+
+
+def test_the_first_picture_does_not_wait_for_a_second_key_frame():
+    with sender(key_every=600) as (url, _), open_frames(url, open_timeout=4, read_timeout=3) as stream:
+        assert next(stream).image is not None
 
 
 # -- readers that misbehave
