@@ -266,7 +266,8 @@ def test_a_file_whose_server_dies_is_lost(camera):
 SENDER = """
 import sys, time, av, numpy as np
 with av.open(sys.argv[1] + "?listen=1", "w", format="mpegts") as container:
-    stream = container.add_stream("libx264", rate=30, options={"tune": "zerolatency", "preset": "ultrafast", "g": sys.argv[2]})
+    options = {"tune": "zerolatency", "preset": "ultrafast", "g": sys.argv[2]}
+    stream = container.add_stream("libx264", rate=30, options=options)
     stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
     for i in range(600):
         image = np.full((48, 64, 3), i * 7 % 256, dtype=np.uint8)
