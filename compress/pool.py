@@ -1,11 +1,8 @@
 """Classifier to pool: many differently pruned, fine-tuned copies and what is needed to rebuild and judge them."""
 
 import copy
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from pdtool.compress.member import (
     judge,
     make_member,
     member_seed,
-    read_record,
     recipe_key,
     write_entry,
     write_model,
@@ -29,14 +25,14 @@ from pdtool.compress.split import spread
 from pdtool.compress.training import fit
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import weights_bytes
-from pdtool.errors import GateError, InputError
+from pdtool.compress.workplace import Wanted, workplace
+from pdtool.errors import GateError
 from pdtool.files import sha256_bytes, write_atomic
-from pdtool.jsonform import JsonValue, canonical, encode
+from pdtool.jsonform import canonical, encode
 
 __all__ = ["METHODS", "PoolFolder", "PoolPlan", "PoolRequest", "make_pool", "open_pool", "plan_pool"]
 
 SAMPLES = 64  # held-out images kept in the pool
-_OWN = {"pool.json", "original.safetensors", "original.json", "samples.npz", "seen.bin", "members"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +59,16 @@ def make_pool(
     """Make a pool in the folder `out` and return its pool.json.
 
     Members finished by an earlier, stopped run with the same settings are kept (unless `resume` is False); asking for
-    more members adds to them. A folder that holds another pool is refused, or with `force` made anew.
+    more members adds to them. A folder that holds another pool is refused; with `force` it stays as it is until the
+    new pool is complete (`pdtool.compress.workplace`).
     Raises GateError where no member reaches the accuracy floor, InputError for data or weights that cannot be used
     and where another process is writing the pool, UsageError for settings that make no sense.
     """
     ready = prepare(request)
-    with _locked(out):
-        original_bytes = weights_bytes(ready.original.net, ready.original.metadata())
-        kept = _kept(out, ready.settings, request.seed, sha256_bytes(original_bytes), resume=resume, force=force)
-        (out / "members").mkdir(exist_ok=True)
+    original_bytes = weights_bytes(ready.original.net, ready.original.metadata())
+    wanted = Wanted(ready.settings, request.seed, sha256_bytes(original_bytes))
+    with workplace(out, wanted, resume=resume, force=force) as place:
+        out, kept = place.folder, place.kept
         original = write_model(out, "original", ready.original.net, ready.original, [], ready.held, {})
         seen = write_entry(out, "seen.bin", ready.seen)
         samples = write_entry(out, "samples.npz", samples_bytes(spread(ready.held, SAMPLES)))
@@ -80,7 +77,7 @@ def make_pool(
         steps = ready.recipe.steps(len(ready.training))
         ids = [_id(index) for index in range(request.members)]
         with watch("compress", steps * sum(id not in kept for id in ids)) as task:
-            for note in ready.notes:
+            for note in (*ready.notes, *place.notes):
                 task.say(note)
             task.say(
                 f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, "
@@ -172,67 +169,8 @@ class _Enough(Exception):
     """Enough steps were timed."""
 
 
-def _kept(
-    out: Path, settings: dict[str, JsonValue], seed: int, original: str, *, resume: bool, force: bool
-) -> dict[str, PoolMember]:
-    """Finished members of the same settings in `out`; with `force` all others are removed, without it refused."""
-    foreign = [path.name for path in out.iterdir() if path.name not in _OWN and not path.name.startswith(".")]
-    if foreign:
-        raise InputError(f"{out}: holds {foreign[0]!r}, which is no part of a pool; choose another --out")
-    files = sorted((out / "members").glob("*.record.json"))
-    found = {path.name.removesuffix(".record.json"): path for path in files}
-    kept = {}
-    for id in found:
-        member = read_record(out, id)
-        if (
-            member is not None
-            and member.recipe_key == recipe_key(settings, member.seed)
-            and member.seed == _seed(seed, id)
-        ):
-            kept[id] = member
-    path = out / "original.safetensors"
-    other = path.exists() and sha256_bytes(path.read_bytes()) != original
-    if (other or len(kept) < len(found)) and not force:
-        raise InputError(
-            f"{out}: holds another pool (other weights, data, method, rates, recipe or seed, or damaged members); "
-            f"choose another --out or add --force to replace it"
-        )
-    if not resume and found and not force:
-        raise InputError(f"{out}: holds members already; --no-resume needs --force to replace them")
-    if other or not resume or len(kept) < len(found):
-        (out / "pool.json").unlink(missing_ok=True)
-        for id, record in found.items():
-            if not resume or id not in kept:
-                record.unlink()
-    return kept if resume else {}
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Create the folder and hold its lock: two processes never write one pool."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{out}: another pdtool is writing this pool; wait for it or choose another --out"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _id(index: int) -> str:
     return f"m{index:03d}"
-
-
-def _seed(seed: int, id: str) -> int | None:
-    return member_seed(seed, int(id[1:])) if id[1:].isdecimal() else None
 
 
 def _line(member: PoolMember, seconds: float, *, resumed: bool) -> str:

@@ -205,8 +205,11 @@ def _clear_stale(path: Path) -> None:
 
 def _left_behind(path: Path, kind: str) -> list[Path]:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.{kind}")
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    return [f for f in beside if pattern.fullmatch(f.name) and f.is_dir() and not f.is_symlink()]
+    try:
+        beside = list(path.parent.iterdir())
+    except OSError:  # no such folder yet, or one whose content is hidden from us
+        return []
+    return [left for left in beside if pattern.fullmatch(left.name) and left.is_dir() and not left.is_symlink()]
 
 
 @contextmanager

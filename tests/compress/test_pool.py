@@ -184,6 +184,56 @@ def test_another_pool_is_refused_unless_forced(
     assert not (pool_of / "members" / "m001.record.json").exists()
 
 
+def test_force_with_fewer_members_leaves_none_of_the_old(pool_of: Path, request_of: PoolRequest) -> None:
+    make_pool(replace(request_of, members=1, rate=0.25, max_drop=1.0), pool_of, force=True)
+    assert sorted(os.listdir(pool_of / "members")) == ["m000.json", "m000.record.json", "m000.safetensors"]
+    assert os.listdir(pool_of.parent) == [pool_of.name]
+
+
+def test_the_old_pool_stays_until_the_new_one_is_complete(
+    pool_of: Path, request_of: PoolRequest, tmp_path: Path
+) -> None:
+    before, other = files_of(pool_of), replace(request_of, rate=0.25, max_drop=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        make_pool(other, pool_of, force=True, watch=stopping)  # type: ignore[arg-type]
+    assert files_of(pool_of) == before
+    assert open_pool(pool_of).member("m001") is not None
+    with pytest.raises(InputError, match="holds another pool"):
+        make_pool(other, pool_of)
+    fresh = pool_of.parent / ".POOL.new"
+    stamp = (fresh / "members" / "m000.safetensors").stat().st_mtime_ns
+    assert (fresh / "members" / "m000.record.json").exists() and not (fresh / "pool.json").exists()
+    make_pool(other, pool_of, force=True)  # goes on where it was stopped
+    assert (pool_of / "members" / "m000.safetensors").stat().st_mtime_ns == stamp
+    assert not fresh.exists()
+    make_pool(other, tmp_path / "AT-ONCE")
+    assert without_times(files_of(pool_of)) == without_times(files_of(tmp_path / "AT-ONCE"))
+
+
+def test_a_forced_pool_that_fails_leaves_the_old_one(pool_of: Path, request_of: PoolRequest) -> None:
+    before = files_of(pool_of)
+    recipe = replace(request_of.recipe, epochs=0)
+    with pytest.raises(GateError, match="none of 1 members"):
+        make_pool(replace(request_of, members=1, rate=0.95, recipe=recipe, max_drop=0.0), pool_of, force=True)
+    assert files_of(pool_of) == before
+
+
+def test_force_deletes_no_file_of_others(pool_of: Path, request_of: PoolRequest) -> None:
+    for name in (".notes", "members/readme.txt"):
+        (pool_of / name).write_text("mine")
+        make_pool(request_of, pool_of)  # goes on in the folder, which deletes nothing
+        with pytest.raises(InputError, match="which is no part of a pool"):
+            make_pool(replace(request_of, rate=0.25), pool_of, force=True)
+        assert (pool_of / name).read_text() == "mine"
+        (pool_of / name).unlink()
+
+
+def test_a_linked_pool_folder_stays_a_link(pool_of: Path, request_of: PoolRequest, tmp_path: Path) -> None:
+    (tmp_path / "LINK").symlink_to(pool_of)
+    made = make_pool(replace(request_of, members=1, rate=0.25, max_drop=1.0), tmp_path / "LINK", force=True)
+    assert (tmp_path / "LINK").is_symlink() and open_pool(pool_of).pool == made
+
+
 def test_other_fine_tuning_is_another_pool(pool_of: Path, request_of: PoolRequest) -> None:
     with pytest.raises(InputError, match="holds another pool"):
         make_pool(replace(request_of, recipe=replace(request_of.recipe, lr=0.001)), pool_of)
