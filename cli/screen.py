@@ -83,6 +83,7 @@ def screen(
                     f"{sum(counts.values())} frames in {seconds:.1f} s: {verdicts}; "
                     f"{used / screened if screened else 0:.2f} members a frame; {did.loads} loads, {did.evictions} "
                     f"evictions, at most {mib(did.peak_bytes)} reserved"
+                    + (f"; {did.larger} models took more memory than at export" if did.larger else "")
                 )
     if fail_on_flagged and counts["adversarial"]:
         raise typer.Exit(10)

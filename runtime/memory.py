@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pdtool.errors import UsageError
 
-__all__ = ["give_back", "parse_bytes", "peak_bytes", "reset_peak", "resident_bytes", "tune_malloc"]
+__all__ = ["give_back", "held_bytes", "parse_bytes", "peak_bytes", "reset_peak", "resident_bytes", "tune_malloc"]
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc's malloc.h
@@ -64,6 +64,18 @@ def _malloc_trim() -> "ctypes._NamedFuncPointer | None":
 def resident_bytes() -> int:
     """Memory that this process holds now (VmRSS), in bytes; Linux."""
     return _status("VmRSS")
+
+
+def held_bytes() -> int | None:
+    """What this process alone holds (RssAnon), freed pages given back first; None where the system does not say.
+
+    Unlike VmRSS without the pages of program files, which come in when code runs for the first time.
+    """
+    give_back()
+    try:
+        return _status("RssAnon")
+    except (OSError, RuntimeError):  # not Linux, or one before 4.5
+        return None
 
 
 def peak_bytes() -> int:

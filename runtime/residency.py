@@ -13,6 +13,8 @@ from pdtool.runtime.engine import Engine
 
 __all__ = ["Counters", "Need", "Residency", "need"]
 
+NOISE = 2**19  # bytes; loading one file again and again takes up to 0.2 MiB more or less
+
 
 @dataclass(frozen=True)
 class Need:
@@ -25,12 +27,13 @@ class Need:
 
 @dataclass
 class Counters:
-    """What residency did so far; `peak_bytes` is the most ever reserved, scratch included."""
+    """What residency did so far."""
 
     hits: int = 0
     loads: int = 0
     evictions: int = 0
-    peak_bytes: int = 0
+    peak_bytes: int = 0  # most ever reserved, scratch included
+    larger: int = 0  # models that took more than was recorded; what they took is reserved from then on
 
 
 def need(original: BundleModel, members: Sequence[BundleModel]) -> Need:
@@ -50,28 +53,24 @@ class Residency:
     """Loaded engines within `budget` bytes (None: no limit). The original is loaded first and stays.
 
     Space is reserved before a model is loaded: what is loaded + the new one + the largest load peak never exceeds the
-    budget. `load` turns a model into an engine. Raises GateError where the budget can never hold the original and
-    one member.
+    budget. `load` turns a model into an engine; `held` gives the process's memory in bytes, and a model that takes
+    more than was recorded at export is reserved as measured (None: the records are taken as they are). Raises
+    GateError where the budget can never hold the original and one member.
     """
 
     original: BundleModel
     members: Sequence[BundleModel]
     budget: int | None
     load: Callable[[BundleModel], Engine]
+    held: Callable[[], int | None] | None = None
     counters: Counters = field(default_factory=Counters)
     _engines: dict[str, Engine] = field(default_factory=dict)
     _rank: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._need = need(self.original, self.members)
-        if self.budget is not None and self.budget < self._need.least:
-            largest = max(self.members, key=lambda model: model.resident_bytes)
-            raise GateError(
-                f"memory budget {self.budget} bytes is too small: the original ({self.original.resident_bytes}), one "
-                f"member ({largest.id}: {largest.resident_bytes}) and the largest load peak ({self._need.scratch}) "
-                f"need {self._need.least} bytes"
-            )
+        self._scratch = need(self.original, self.members).scratch
         self._size = {model.id: model.resident_bytes for model in (self.original, *self.members)}
+        self._check_budget()
         self.set_order(range(len(self.members)))
 
     def set_order(self, order: Sequence[int]) -> None:
@@ -88,15 +87,17 @@ class Residency:
         while self.budget is not None and self.reserved + self._size[model.id] > self.budget:
             self._evict()
         self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved + self._size[model.id])
-        engine = self.load(model)
+        engine, taken = self._load_measured(model)
         self.counters.loads += 1
         self._engines[model.id] = engine
+        if taken > self._size[model.id] + NOISE:
+            self._enlarge(model, taken)
         return engine
 
     @property
     def reserved(self) -> int:
         """Bytes that the loaded models and the scratch may hold now (0 when nothing is loaded)."""
-        return sum(self._size[name] for name in self._engines) + self._need.scratch if self._engines else 0
+        return sum(self._size[name] for name in self._engines) + self._scratch if self._engines else 0
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -107,8 +108,8 @@ class Residency:
         """How many of the first members stay loaded while the whole order is scanned again and again."""
         if self.budget is None:
             return len(self.order)
-        free = self.budget - self._need.scratch - self.original.resident_bytes
-        sizes = [model.resident_bytes for model in self.order]
+        free = self.budget - self._scratch - self._size[self.original.id]
+        sizes = [self._size[model.id] for model in self.order]
         if sum(sizes) <= free:
             return len(sizes)
         largest = max(sizes)  # one place must remain for whichever member comes next
@@ -122,7 +123,49 @@ class Residency:
         for name in list(self._engines):
             self._engines.pop(name).close()
 
-    def _evict(self) -> None:
-        last = max((name for name in self._engines if name != self.original.id), key=self._rank.__getitem__)
-        self._engines.pop(last).close()
+    def _load_measured(self, model: BundleModel) -> tuple[Engine, int]:
+        """The engine and the bytes that the process grew by.
+
+        Growth beyond the record is checked by a second load, and the smaller one counts: the first session of a
+        process also pays for the runtime's own machinery, and frames may arrive while a model is loaded.
+        """
+        before = self._held()
+        engine = self.load(model)
+        taken = self._held() - before
+        if taken > self._size[model.id] + NOISE:
+            engine.close()
+            before = self._held()
+            engine = self.load(model)
+            taken = min(taken, self._held() - before)
+        return engine, taken
+
+    def _held(self) -> int:
+        """0 where nothing depends on it, or the system does not say: the records are then taken as they are."""
+        return (self.held() if self.held is not None and self.budget is not None else None) or 0
+
+    def _enlarge(self, model: BundleModel, taken: int) -> None:
+        """Reserve what a loaded model really takes; evict others until that fits."""
+        self.counters.larger += self._size[model.id] == model.resident_bytes  # counted once a model
+        self._size[model.id] = taken
+        self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved - self._scratch)
+        self._check_budget()
+        while self.budget is not None and self.reserved > self.budget:
+            self._evict(keep=model.id)
+        self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved)
+
+    def _check_budget(self) -> None:
+        original = self._size[self.original.id]
+        largest = max(self.members, key=lambda member: self._size[member.id])
+        least = original + self._size[largest.id] + self._scratch
+        if self.budget is not None and self.budget < least:
+            larger = f"; {self.counters.larger} take more here than at export" if self.counters.larger else ""
+            raise GateError(
+                f"memory budget {self.budget} bytes is too small: the original ({original}), one member "
+                f"({largest.id}: {self._size[largest.id]}) and the largest load peak ({self._scratch}) need {least} "
+                f"bytes{larger}; give at least that many"
+            )
+
+    def _evict(self, keep: str | None = None) -> None:
+        others = [name for name in self._engines if name not in (self.original.id, keep)]
+        self._engines.pop(max(others, key=self._rank.__getitem__)).close()
         self.counters.evictions += 1

@@ -16,7 +16,7 @@ from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.engine_onnx import OnnxEngine
-from pdtool.runtime.memory import parse_bytes
+from pdtool.runtime.memory import held_bytes, parse_bytes
 from pdtool.runtime.residency import Need, Residency, need
 from pdtool.runtime.sources import Frame
 
@@ -67,7 +67,7 @@ class Screener:
         def load(model: BundleModel) -> OnnxEngine:
             return OnnxEngine(opened.read(model.file), name=model.id, threads=threads)
 
-        self.residency = Residency(bundle.original, bundle.members, budget, load)
+        self.residency = Residency(bundle.original, bundle.members, budget, load, held_bytes)
         self._draw_order()
 
     @classmethod

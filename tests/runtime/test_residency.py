@@ -131,3 +131,67 @@ def test_the_budget_holds_for_any_sizes_depths_and_orders(sizes, spare, depths, 
         assert set(residency.resident) == set(recorder.open)
     residency.close()
     assert recorder.open == {}
+
+
+# -- measured after loading
+
+UNIT = 2**20  # the sizes above, in steps that stand out of the noise of a process
+
+
+class Growing(Recorder):
+    """A process in which models take what `takes` says, once `accident` more at the first load."""
+
+    def __init__(self, takes, accident=0):
+        super().__init__()
+        self.takes, self.accident, self.base = takes, accident, 7 * UNIT
+
+    def load(self, model):
+        self.base += self.accident
+        self.accident = 0
+        return super().load(model)
+
+    def held(self):
+        return self.base + sum(self.takes.get(name, m.resident_bytes) for name, m in self.open.items())
+
+
+def growing_residency(budget, takes, **more):
+    recorder = Growing({name: size * UNIT for name, size in takes.items()}, **more)
+    members = [model(f"m{i}", 10 * UNIT, 14 * UNIT) for i in range(5)]
+    original = model("original", 20 * UNIT, 30 * UNIT)
+    return Residency(original, members, budget * UNIT, recorder.load, recorder.held), recorder
+
+
+def test_a_model_that_takes_more_than_recorded_is_reserved_as_measured():
+    residency, process = growing_residency(70, {"m2": 25})  # planned: scratch 10, original 20, four members
+    assert residency.stays() == 3
+    for _ in range(3):
+        for member in (residency.original, *residency.order):
+            residency.engine(member)
+            assert process.held() - process.base <= (70 - 10) * UNIT
+    assert residency.counters.larger == 1
+    assert residency.stays() == 1  # room must remain for m2
+    assert residency.counters.evictions > 0
+    assert process.loads.count("m2") == 1 + residency.counters.loads - (len(process.loads) - process.loads.count("m2"))
+
+
+def test_what_fits_as_recorded_is_loaded_once_and_nothing_is_said():
+    residency, process = growing_residency(80, {"m2": 10.4, "m3": 3})
+    scan(residency, 3, 5)
+    assert process.loads == ["original", "m0", "m1", "m2", "m3", "m4"]
+    assert residency.counters.larger == 0 and residency.counters.evictions == 0
+
+
+def test_growth_that_a_second_load_does_not_show_is_not_the_models():
+    residency, process = growing_residency(80, {}, accident=30 * UNIT)
+    scan(residency, 2, 5)
+    assert process.loads == ["original", "original", "m0", "m1", "m2", "m3", "m4"]
+    assert residency.counters.larger == 0 and residency.counters.evictions == 0
+
+
+@pytest.mark.parametrize("name, need", [("original", 61 + 10 + 10), ("m1", 20 + 61 + 10)])
+def test_a_model_that_turns_out_not_to_fit_ends_the_screening(name, need):
+    residency, _ = growing_residency(80, {name: 61})
+    with pytest.raises(GateError, match=rf"too small.*need {need * UNIT} bytes; 1 take more here than at export"):
+        scan(residency, 1, 5)
+    residency.close()
+    assert residency.reserved == 0
