@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.artifacts import Plan, Pool, PoolModel
-from pdtool.compress.models import ModelSpec, Normalised, build
+from pdtool.compress.models import ModelSpec, Normalised, approve, build
 from pdtool.compress.prune import replay
 from pdtool.compress.split import Labelled
 from pdtool.compress.weights import fit_state, parse_weights
@@ -26,6 +26,7 @@ class PoolFolder:
 
     folder: Path
     pool: Pool
+    spec: ModelSpec
 
     def original(self) -> Normalised:
         """The original; takes pixels in [0, 1]. Raises IntegrityError for changed files."""
@@ -65,15 +66,20 @@ class PoolFolder:
         path = self.folder / model.file.path
         plan = self.plan(model)
         state, _ = parse_weights(read_checked(path, model.file.bytes, model.file.sha256), file=str(path))
-        net = build(ModelSpec.parse(self.pool.model))
+        net = build(self.spec)
         if plan.history:
             replay(net, _size(self.pool), plan.history, file=str(self.folder / model.plan.path))
         fit_state(net, state, file=str(path), model="its plan")
         return Normalised(net, self.pool.preprocessing).eval()
 
 
-def open_pool(folder: Path) -> PoolFolder:
-    """Raises InputError where the folder is no finished pool or its pool.json is malformed."""
+def open_pool(folder: Path, *, model: str | None = None) -> PoolFolder:
+    """A pool's folder. A pool of a model of the user's own (`package.module:factory`) runs that code when it is used
+    and opens only where the user names the factory as `model`.
+
+    Raises InputError where the folder is no finished pool or its pool.json is malformed, UsageError for a factory
+    that `model` does not name.
+    """
     path = folder / "pool.json"
     if not path.is_file():
         begun = (folder / "members").is_dir()
@@ -83,7 +89,8 @@ def open_pool(folder: Path) -> PoolFolder:
             else "expected a folder written by compress"
         )
         raise InputError(f"{folder}: has no pool.json, {why}")
-    return PoolFolder(folder, decode(Pool, parse(read_limited(path), file=str(path)), file=str(path)))
+    pool = decode(Pool, parse(read_limited(path), file=str(path)), file=str(path))
+    return PoolFolder(folder, pool, approve(pool.model, model, file=str(path)))
 
 
 def samples_bytes(data: Labelled) -> bytes:

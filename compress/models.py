@@ -7,8 +7,8 @@
 
 A factory is called with `classes=` where it takes such an argument, otherwise with nothing. It must return
 an `nn.Module` that maps float32 (N, C, H, W) to logits (N, classes) and must not need training data. Its module
-is imported from the installed packages or the current folder: a spec names code to run, so take specs only
-from people whose code you would run.
+is imported from the installed packages or the current folder: a spec names code to run. So a factory is called only
+where the user names it; one that a file of weights or a pool names is refused without the user's word (`approve`).
 """
 
 import importlib
@@ -28,7 +28,7 @@ from pdtool.artifacts import Preprocessing
 from pdtool.errors import InputError, UsageError
 from pdtool.images import Size
 
-__all__ = ["LeNet5", "ModelSpec", "Normalised", "ResNet18", "VGG16", "build"]
+__all__ = ["LeNet5", "ModelSpec", "Normalised", "ResNet18", "VGG16", "approve", "build"]
 
 
 class BasicBlock(nn.Module):
@@ -164,6 +164,11 @@ class ModelSpec:
                 raise UsageError(f"unknown option {key!r} in model {text!r}; it takes {keys}")
         return ModelSpec(name=name, width=width, classes=classes, input=size)
 
+    @property
+    def is_factory(self) -> bool:
+        """Whether building it imports and calls code that is not pdtool's."""
+        return self.name not in BUILTIN
+
     def with_classes(self, classes: int) -> "ModelSpec":
         """The spec for `classes` classes. Raises InputError where it names another number."""
         if self.classes not in (None, classes):
@@ -190,6 +195,22 @@ class Normalised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net((x - self.mean) / self.std)
         return logits
+
+
+def approve(named: str, model: str | None, *, file: str) -> ModelSpec:
+    """The spec that a file names, if it may be built: a factory's code runs only where the user gives it as `model`.
+
+    Raises UsageError for a factory without that word, and where `model` is another than the file's.
+    """
+    spec = ModelSpec.parse(named)
+    if model is None and spec.is_factory:
+        raise UsageError(
+            f"{file}: names {spec.name}, which is code that would be run; "
+            f"if you trust it, say so with --model {spec.name}"
+        )
+    if model is not None and ModelSpec.parse(model).name != spec.name:
+        raise UsageError(f"{file}: is of the model {spec.name}, --model says {model!r}; give --model {spec.name}")
+    return spec
 
 
 def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:

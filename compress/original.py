@@ -1,16 +1,16 @@
 """The original: trained here, or loaded from weights that came from elsewhere."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pdtool
 from pdtool.artifacts import Preprocessing
-from pdtool.compress.models import ModelSpec, build
+from pdtool.compress.models import ModelSpec, approve, build
 from pdtool.compress.split import align, hold_back, preprocessing_of
 from pdtool.compress.training import RECIPES, Recipe, TrainingSet, accuracy, fit
 from pdtool.compress.watch import Watch, silent
@@ -19,7 +19,16 @@ from pdtool.data import Dataset, load_data
 from pdtool.errors import InputError, UsageError
 from pdtool.jsonform import canonical, decode, encode, parse
 
-__all__ = ["Original", "Trained", "load_original", "pick_device", "train_original"]
+__all__ = [
+    "Original",
+    "Trained",
+    "Weights",
+    "load_original",
+    "original_of",
+    "pick_device",
+    "read_weights",
+    "train_original",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,29 @@ def train_original(
     )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, read once: its tensors, its metadata, and the model it is for."""
+
+    path: Path
+    state: dict[str, Tensor] = field(repr=False)
+    metadata: dict[str, str]
+    spec: ModelSpec
+
+
+def read_weights(path: Path, *, model: str | None = None) -> Weights:
+    """Read weights for `model`, or for the built-in model that they name themselves.
+
+    Raises UsageError where neither says the model, and where only the file names a factory: its code is not run.
+    """
+    state, metadata = load_weights(path)
+    if model is not None:
+        return Weights(path, state, metadata, ModelSpec.parse(model))
+    if "model" not in metadata:
+        raise UsageError(f"{path}: does not say which model it is for; give --model, e.g. resnet18:width=16")
+    return Weights(path, state, metadata, approve(metadata["model"], None, file=str(path)))
+
+
 def load_original(
     weights: Path,
     dataset: Dataset | None = None,
@@ -129,16 +161,24 @@ def load_original(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> tuple[Original, tuple[str, ...]]:
+    """`original_of` the weights that `read_weights` reads."""
+    return original_of(read_weights(weights, model=model), dataset, mean=mean, std=std)
+
+
+def original_of(
+    read: Weights,
+    dataset: Dataset | None = None,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> tuple[Original, tuple[str, ...]]:
     """The original of a weights file, and notes on what had to be assumed.
 
-    Weights written by `train` say everything. For others `model` is needed, the classes are the dataset's, and
-    mean and std are the dataset's own where they are not given.
+    Weights written by `train` say everything. For others the classes are the dataset's, and mean and std are the
+    dataset's own where they are not given.
     """
-    state, metadata = load_weights(weights)
+    weights, metadata, spec = read.path, read.metadata, read.spec
     notes = []
-    if model is None and "model" not in metadata:
-        raise UsageError(f"{weights}: does not say which model it is for; give --model, e.g. resnet18:width=16")
-    spec = ModelSpec.parse(model or metadata["model"])
     if "classes" in metadata:
         classes = _classes(metadata["classes"], str(weights))
     elif dataset is not None:
@@ -162,7 +202,7 @@ def load_original(
     if (preprocessing.channels, preprocessing.height, preprocessing.width) != spec.input:
         raise InputError(f"{weights}: its preprocessing is not for the input of {spec}; leave --model out")
     net = build(spec)
-    fit_state(net, state, file=str(weights), model=str(spec))
+    fit_state(net, read.state, file=str(weights), model=str(spec))
     return Original(spec, net.eval(), classes, preprocessing), tuple(notes)
 
 

@@ -7,13 +7,12 @@ import numpy as np
 
 from pdtool.compress import l1_norm, random_channel
 from pdtool.compress.member import Method
-from pdtool.compress.models import ModelSpec
-from pdtool.compress.original import Original, load_labelled, load_original, pick_device
+from pdtool.compress.original import Original, load_labelled, original_of, pick_device, read_weights
 from pdtool.compress.prune import Unit, find_units
 from pdtool.compress.rates import check_rate
 from pdtool.compress.split import Labelled, align, hold_back
 from pdtool.compress.training import RECIPES, Recipe, TrainingSet
-from pdtool.compress.weights import load_weights, weights_bytes
+from pdtool.compress.weights import weights_bytes
 from pdtool.data import load_data, pixel_hashes
 from pdtool.errors import UsageError
 from pdtool.files import sha256_bytes
@@ -81,12 +80,9 @@ class Prepared:
 def prepare(request: PoolRequest) -> Prepared:
     """Load weights and data and find the prunable units. Raises as `make_pool` says."""
     place = pick_device(request.device)
-    _, metadata = load_weights(request.weights)
-    spec_text = request.model or metadata.get("model")
-    if spec_text is None:
-        raise UsageError(f"{request.weights}: does not say which model it is for; give --model, e.g. resnet18:width=16")
-    dataset = load_labelled(request.data, ModelSpec.parse(spec_text))
-    original, notes = load_original(request.weights, dataset, model=request.model, mean=request.mean, std=request.std)
+    weights = read_weights(request.weights, model=request.model)
+    dataset = load_labelled(request.data, weights.spec)
+    original, notes = original_of(weights, dataset, mean=request.mean, std=request.std)
     labelled = align(dataset, original.classes)
     holdout_print = ""
     if request.holdout is None:

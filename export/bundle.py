@@ -26,16 +26,18 @@ def export_pool(
     *,
     min_agreement: float = 0.99,
     batch: int = 32,
+    model: str | None = None,
     force: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Bundle:
-    """Write the bundle folder `out` from a pool; `batch` is the most images at once that its memory is measured for.
+    """Write the bundle folder `out` from a pool; `batch` is the most images at once that its memory is measured for,
+    `model` the user's word for a pool of a model of their own (see `open_pool`).
 
     Every file is compared with its torch model on the pool's sample images; GateError where the labels of fewer than
     `min_agreement` of them agree. Raises InputError and IntegrityError for an unusable pool. After any error, nothing
     is left at `out`; an existing `out` needs `force` and must be a bundle. `advance(1)` is called after each model.
     """
-    pool = open_pool(pool_folder)
+    pool = open_pool(pool_folder, model=model)
     used = [member for member in pool.pool.members if member.used]
     if not used:
         raise GateError(f"{pool_folder}: no member met its accuracy floor; compress again with a smaller --rate")

@@ -23,6 +23,7 @@ from pdtool.compress.training import predict
 from pdtool.compress.weights import save_weights
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, IntegrityError, UsageError
+from pdtool.files import read_limited
 
 
 @pytest.fixture
@@ -364,9 +365,54 @@ def test_a_net_of_the_user_s_own_works(
     save_weights(tmp_path / "own.safetensors", build(ModelSpec.parse(spec)), {})
     request = replace(request_of, weights=tmp_path / "own.safetensors", model=spec, members=1, max_drop=1.0)
     pool = make_pool(request, tmp_path / "POOL")
-    folder = open_pool(tmp_path / "POOL")
+    with pytest.raises(UsageError, match="names ownnets:make, .* say so with --model ownnets:make"):
+        open_pool(tmp_path / "POOL")
+    with pytest.raises(UsageError, match="is of the model ownnets:make, --model says 'lenet5'"):
+        open_pool(tmp_path / "POOL", model="lenet5")
+    folder = open_pool(tmp_path / "POOL", model="ownnets:make")
     assert pool.model == spec and folder.member("m000").net.get_submodule("3").groups == 4
     assert pool.members[0].model.macs < pool.original.macs
+
+
+def test_no_file_runs_code_that_the_user_did_not_name(
+    pool_of: Path, request_of: PoolRequest, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evilmod.py").write_text(
+        "import os, pathlib\npathlib.Path(os.environ['MARK']).touch()\n"
+        "from pdtool.compress.models import ModelSpec, build\n"
+        "def make(classes): return build(ModelSpec.parse(f'lenet5:classes={classes}'))\n"
+    )
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("MARK", str(mark))
+    monkeypatch.chdir(tmp_path)
+    spec = "evilmod:make:classes=10,input=1x32x32"
+    original, _ = load_original(Path(trained.file))
+    evil = tmp_path / "evil.safetensors"
+    save_weights(evil, original.net, original.metadata() | {"model": spec})
+    refused = "names evilmod:make, which is code that would be run; if you trust it, say so with --model evilmod:make"
+    with pytest.raises(UsageError, match=refused):
+        make_pool(replace(request_of, weights=evil), tmp_path / "POOL")
+    with pytest.raises(UsageError, match=refused):
+        load_original(evil)
+    document = json.loads((pool_of / "pool.json").read_text())
+    (pool_of / "pool.json").write_text(json.dumps(document | {"model": spec}))
+    with pytest.raises(UsageError, match=refused):
+        open_pool(pool_of).original()
+    assert not mark.exists() and "evilmod" not in sys.modules
+    assert open_pool(pool_of, model="evilmod:make").original() is not None
+    assert mark.exists()  # with the user's word it runs
+
+
+def test_weights_are_read_once(request_of: PoolRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def counted(path: Path, largest: int) -> bytes:
+        reads.append(path)
+        return read_limited(path, largest)
+
+    monkeypatch.setattr("pdtool.compress.weights.read_limited", counted)
+    plan_pool(request_of)
+    assert reads == [request_of.weights]
 
 
 @pytest.mark.parametrize(
