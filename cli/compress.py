@@ -16,7 +16,9 @@ def compress(
     weights: Annotated[Path, typer.Option(help="The original's weights: .safetensors, or .pt/.pth of tensors only.")],
     data: options.Data,
     out: options.Out,
-    model: Annotated[str | None, typer.Option(help="Model spec; needed where the weights do not say it or name code of your own.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model spec; needed where the weights do not say it, or name your code.")
+    ] = None,
     holdout: Annotated[
         str | None, typer.Option(help="Data for the accuracies; default: a tenth of --data, held back.")
     ] = None,
