@@ -33,12 +33,13 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) 
     """A result as a table on stdout; the first column is text, the others are right-aligned."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # brackets in a folder's name are not markup
 
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    drawn = Table(title=Text(title, style="bold"), title_justify="left")
     for i, header in enumerate(headers):
-        drawn.add_column(header, justify="left" if i == 0 else "right")
+        drawn.add_column(Text(header), justify="left" if i == 0 else "right")
     for row in rows:
-        drawn.add_row(*map(str, row))
+        drawn.add_row(*(Text(str(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(drawn)
     sys.stdout.flush()  # before notes on stderr that come after it
@@ -70,7 +71,7 @@ def progress(label: str, total: int | None) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield Progress(lambda steps: bar.advance(task, steps))

@@ -1,0 +1,13 @@
+"""What is printed is what was given: names of folders hold whatever people like."""
+
+import pytest
+
+from pdtool.cli.output import table
+
+
+@pytest.mark.parametrize("name", ["b[red]", "[/x]", "[bold]a[/bold]", "a\\[b]\\", ":smile:"])
+def test_a_table_shows_brackets_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    table(f"title {name}", (f"head {name}", "n"), [(f"cell {name}", f"value {name}")])
+    out = capsys.readouterr().out
+    for what in ("title", "head", "cell", "value"):
+        assert f"{what} {name}" in out
