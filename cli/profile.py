@@ -17,7 +17,10 @@ def profile(
         str | None, typer.Option(help="Does it fit this board (`pdtool devices list`), and how fast at best.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write a report, too: .html, .md or .json.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once for the memory figures.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images at once for the memory figures (default: as many as the bundle screens)."),
+    ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Single images timed, a model.")] = 50,
     precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Of the estimates for --device.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
@@ -33,10 +36,12 @@ def profile(
     from pdtool.devices.catalogue import find
     from pdtool.evaluation import profile as profiling
     from pdtool.evaluation import profile_report as report
+    from pdtool.runtime.bundle import screened_at_once
 
     board = find(device) if device else None
     if out is not None:
         report.check_out(out)
+    batch = batch or screened_at_once(folder)  # so that `screen` and `profile` give one answer for memory
     note(f"measuring {folder}")
     result = profiling.profile(folder, device=board, precision=precision, batch=batch, runs=runs, threads=threads)
     if out is not None:

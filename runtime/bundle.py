@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,19 @@ from pdtool.errors import InputError, IntegrityError
 from pdtool.files import read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
 from pdtool.jsonform import canonical, decode, encode, parse
 
-__all__ = ["OpenBundle", "models_digest", "open_bundle", "pretty", "write_bundle", "write_calibration"]
+__all__ = [
+    "BATCH",
+    "OpenBundle",
+    "models_digest",
+    "open_bundle",
+    "pretty",
+    "screened_at_once",
+    "write_bundle",
+    "write_calibration",
+]
 
 MANIFEST, CALIBRATION = "bundle.json", "calibration.json"
+BATCH = 32  # images at once that an export measures memory for, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,16 @@ def open_bundle(folder: Path | str) -> OpenBundle:
         raise IntegrityError(f"{path}: its digest does not match its content; the file was edited, export it again")
     entries = [model.file for model in (bundle.original, *bundle.members)] + [bundle.costs, bundle.seen]
     for entry in entries:
-        _verify(folder / entry.path, entry)
+        read_checked(folder / entry.path, entry.bytes, entry.sha256)
     return OpenBundle(folder, bundle, _read_calibration(folder, bundle))
+
+
+def screened_at_once(folder: Path) -> int:
+    """Most images that a bundle in `folder` runs at once; for a folder that is none yet, what an export would set.
+
+    Raises InputError and IntegrityError for a damaged bundle.
+    """
+    return open_bundle(folder).bundle.measured_batch if (folder / MANIFEST).is_file() else BATCH
 
 
 def models_digest(bundle: Bundle) -> str:
@@ -76,14 +95,32 @@ def write_calibration(opened: OpenBundle, calibration: Calibration) -> OpenBundl
     """Put a calibration into a bundle; a killed process leaves the old bundle or the new one.
 
     `bundle.json` is the commit point: the new calibration lies beside the old one until the manifest names it, and a
-    reader that comes in between takes it from there.
+    reader that comes in between takes it from there. Raises InputError where the disk refuses, and leaves no trace.
     """
     data = pretty(calibration)
-    final, fresh = opened.folder / CALIBRATION, opened.folder / (CALIBRATION + ".new")
-    write_atomic(fresh, data)
-    entry = FileEntry(path=CALIBRATION, bytes=len(data), sha256=sha256_bytes(data))
-    bundle = write_bundle(opened.folder, dataclasses.replace(opened.bundle, calibration=entry))
-    fresh.replace(final)
+    manifest, final = opened.folder / MANIFEST, opened.folder / CALIBRATION
+    fresh = opened.folder / (CALIBRATION + ".new")
+    before = read_limited(manifest)
+    old = opened.bundle.calibration
+    try:
+        if old is not None and fresh.is_file() and sha256_file(fresh) == old.sha256:
+            fresh.replace(final)  # the manifest names it: the last calibration was killed after its commit
+        write_atomic(fresh, data)
+        entry = FileEntry(path=CALIBRATION, bytes=len(data), sha256=sha256_bytes(data))
+        bundle = write_bundle(opened.folder, dataclasses.replace(opened.bundle, calibration=entry))
+    except BaseException as error:
+        kept = manifest.read_bytes() == before  # else it is committed and the manifest names it
+        if kept:
+            fresh.unlink(missing_ok=True)
+        cause = error.__cause__ if isinstance(error, InputError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise InputError(
+            f"{opened.folder}: the calibration cannot be stored ({cause.strerror}); free space or check the folder's "
+            f"permissions and calibrate again (the bundle holds the {'old' if kept else 'new'} one)"
+        ) from cause
+    with suppress(OSError):  # it is stored; readers find it under either name, and the next calibration renames it
+        fresh.replace(final)
     return OpenBundle(opened.folder, bundle, calibration)
 
 
@@ -96,16 +133,6 @@ def _digest(bundle: Bundle) -> str:
     document = encode(bundle)
     del document["digest"]
     return sha256_bytes(canonical(document))
-
-
-def _verify(path: Path, entry: FileEntry) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise IntegrityError(f"{path}: listed in {MANIFEST} but not there as a plain file; export or copy it again")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise IntegrityError(f"{path}: expected {entry.bytes} bytes, found {size}; export or copy it again")
-    if sha256_file(path) != entry.sha256:
-        raise IntegrityError(f"{path}: SHA-256 is not the recorded one; the file was changed, export or copy it again")
 
 
 def _read_calibration(folder: Path, bundle: Bundle) -> Calibration | None:

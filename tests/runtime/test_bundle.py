@@ -1,13 +1,25 @@
 """A bundle is used only if every byte is the exported one."""
 
+import dataclasses
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import write_atomic
-from pdtool.runtime.bundle import models_digest, open_bundle, pretty, write_calibration
+from pdtool.runtime import bundle as room
+from pdtool.runtime.bundle import (
+    models_digest,
+    open_bundle,
+    pretty,
+    screened_at_once,
+    write_bundle,
+    write_calibration,
+)
 
 
 def files_of(folder):
@@ -84,10 +96,6 @@ def test_no_bundle_at_all(tmp_path):
 
 def test_the_calibration_of_another_bundle_is_refused(workshop, bundle):
     """Same calibration, a bundle whose models differ: its digest is repaired by hand, the calibration is not."""
-    import dataclasses
-
-    from pdtool.runtime.bundle import write_bundle
-
     opened = open_bundle(bundle)
     members = opened.bundle.members
     write_bundle(bundle, dataclasses.replace(opened.bundle, members=members[:-1]))
@@ -97,8 +105,6 @@ def test_the_calibration_of_another_bundle_is_refused(workshop, bundle):
 
 def test_a_killed_calibration_leaves_the_old_or_the_new_one(workshop, bundle):
     """Replay every prefix of the writes that storing a calibration makes."""
-    import dataclasses
-
     opened = open_bundle(bundle)
     old = opened.calibration
     assert old is not None
@@ -119,3 +125,58 @@ def test_a_killed_calibration_leaves_the_old_or_the_new_one(workshop, bundle):
     write_calibration(open_bundle(bundle), old)
     after = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     assert after == before
+
+
+@pytest.mark.parametrize("survives", [0, 1, 2, 3])
+def test_a_full_disk_leaves_the_bundle_as_it_was(bundle, monkeypatch, survives):
+    """At each of the writes before the manifest names the new calibration."""
+    opened = open_bundle(bundle)
+    assert opened.calibration is not None
+    before = {path.name: path.read_bytes() for path in files_of(bundle)}
+    writes, sync = 0, os.fsync
+
+    def full(descriptor):
+        nonlocal writes
+        writes += 1
+        if writes > survives:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    new = dataclasses.replace(opened.calibration, data="another")
+    with pytest.raises(InputError, match="No space left.*calibrate again") as error:
+        write_calibration(opened, new)
+    assert "--out" not in str(error.value)
+    monkeypatch.undo()
+    if survives < 3:  # the fourth sync comes after the manifest has its name
+        assert {path.name: path.read_bytes() for path in files_of(bundle)} == before
+    else:
+        assert open_bundle(bundle).calibration == new
+
+
+def test_a_calibration_killed_twice_loses_nothing(bundle, monkeypatch):
+    """Once between commit and rename, then again before the next commit."""
+    opened = open_bundle(bundle)
+    assert opened.calibration is not None
+    second = dataclasses.replace(opened.calibration, data="second")
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", lambda self, to: os.replace(self, to) if self.suffix == ".tmp" else None)
+        write_calibration(opened, second)
+    assert (bundle / "calibration.json.new").exists()
+    assert open_bundle(bundle).calibration == second
+    opened = open_bundle(bundle)
+    monkeypatch.setattr(room, "write_bundle", kill)
+    with pytest.raises(KeyboardInterrupt):
+        write_calibration(opened, dataclasses.replace(second, data="third"))
+    assert open_bundle(bundle).calibration == second
+
+
+def kill(folder, bundle):
+    raise KeyboardInterrupt
+
+
+def test_memory_is_profiled_for_the_batch_that_is_screened(bundle, tmp_path):
+    opened = open_bundle(bundle)
+    write_bundle(bundle, dataclasses.replace(opened.bundle, measured_batch=5))
+    assert screened_at_once(bundle) == 5
+    assert screened_at_once(tmp_path / "a-pool") == 32
