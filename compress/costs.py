@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pdtool.artifacts import LayerCost, ModelCosts
+from pdtool.compress.modes import evaluating
 from pdtool.images import Size
 
 __all__ = ["count"]
@@ -17,7 +18,6 @@ def count(net: nn.Module, size: Size) -> ModelCosts:
     wherever they are called. A layer is a module without children, or one that computes or holds parameters
     itself; a layer called twice is counted twice. The layers' sums are the totals.
     """
-    modes = {module: module.training for module in net.modules()}
     outputs: dict[str, int] = {}
     hooks = []
     for name, module in net.named_modules():
@@ -25,14 +25,11 @@ def count(net: nn.Module, size: Size) -> ModelCosts:
     parameter = next(net.parameters(), torch.zeros(0))
     counter = FlopCounterMode(display=False)
     try:
-        net.eval()
-        with torch.no_grad(), counter:
+        with evaluating(net), torch.no_grad(), counter:
             net(torch.zeros(1, *size, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     flops = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
     root = type(net).__name__
     inside = {name: flops.get(f"{root}.{name}" if name else root, 0) for name, _ in net.named_modules()}

@@ -16,6 +16,7 @@ import torch_pruning
 from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE
 
+from pdtool.compress.modes import evaluating
 from pdtool.errors import InputError
 from pdtool.images import Size
 from pdtool.jsonform import JsonValue
@@ -160,11 +161,9 @@ def achieved(before: nn.Module, after: nn.Module, units: Sequence[Unit]) -> Rate
 @contextmanager
 def _graph(net: nn.Module, size: Size) -> Iterator[torch_pruning.DependencyGraph]:
     """torch-pruning's graph of the net, traced with one picture. Modes and `requires_grad` are put back."""
-    modes = {module: module.training for module in net.modules()}
     frozen = [parameter for parameter in net.parameters() if not parameter.requires_grad]
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            net.eval()
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(net):
             for parameter in frozen:  # a frozen parameter leaves no trace, and its layer would never be pruned
                 if parameter.is_floating_point():
                     parameter.requires_grad_(True)
@@ -177,8 +176,6 @@ def _graph(net: nn.Module, size: Size) -> Iterator[torch_pruning.DependencyGraph
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _group(graph: torch_pruning.DependencyGraph, module: nn.Module, indices: list[int]) -> torch_pruning.Group:
@@ -271,15 +268,11 @@ def _run(net: nn.Module, size: Size, failure: str) -> tuple[Tensor, tuple[int, .
     """Run one picture and check the output; returns the picture and the output's shape."""
     parameter = next(net.parameters(), torch.zeros(0))
     picture = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
-    modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad():
-            output = net.eval()(picture)
+        with torch.no_grad(), evaluating(net):
+            output = net(picture)
     except Exception as error:
         raise InputError(f"{failure} ({type(error).__name__}: {error})") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise InputError(f"{failure} (expected logits (1, classes), got {getattr(output, 'shape', type(output))})")
     return picture, tuple(output.shape)

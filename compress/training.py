@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import Normalised
+from pdtool.compress.modes import evaluating
 from pdtool.errors import GateError
 from pdtool.images import Images
 
@@ -262,15 +262,3 @@ def device_of(net: nn.Module) -> torch.device:
     """Where the net's first parameter lives; the CPU where it has none."""
     parameter = next(net.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode again afterwards."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
