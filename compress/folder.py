@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pdtool.artifacts import Plan, Pool, PoolModel
 from pdtool.compress.models import ModelSpec, Normalised, approve, build
 from pdtool.compress.prune import replay
-from pdtool.compress.split import Labelled
 from pdtool.compress.weights import fit_state, parse_weights
 from pdtool.errors import InputError, UsageError
 from pdtool.files import read_checked, read_limited
+from pdtool.images import size_of
 from pdtool.jsonform import decode, parse
 
-__all__ = ["PoolFolder", "open_pool", "samples_bytes"]
+__all__ = ["PoolFolder", "open_pool"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PoolFolder:
         state, _ = parse_weights(read_checked(path, model.file.bytes, model.file.sha256), file=str(path))
         net = build(self.spec)
         if plan.history:
-            replay(net, _size(self.pool), plan.history, file=str(self.folder / model.plan.path))
+            replay(net, size_of(self.pool.preprocessing), plan.history, file=str(self.folder / model.plan.path))
         fit_state(net, state, file=str(path), model="its plan")
         return Normalised(net, self.pool.preprocessing).eval()
 
@@ -91,19 +91,3 @@ def open_pool(folder: Path, *, model: str | None = None) -> PoolFolder:
         raise InputError(f"{folder}: has no pool.json, {why}")
     pool = decode(Pool, parse(read_limited(path), file=str(path)), file=str(path))
     return PoolFolder(folder, pool, approve(pool.model, model, file=str(path)))
-
-
-def samples_bytes(data: Labelled) -> bytes:
-    """The images (as uint8) and labels as an npz; the same bytes for the same arrays (numpy's own carry the time)."""
-    images = data.images if data.images.dtype == np.uint8 else np.round(data.images * 255).astype(np.uint8)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in (("images", images), ("labels", data.labels)):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
-    return file.getvalue()
-
-
-def _size(pool: Pool) -> tuple[int, int, int]:
-    return pool.preprocessing.channels, pool.preprocessing.height, pool.preprocessing.width

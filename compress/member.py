@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pdtool.artifacts import FileEntry, Plan, PoolMember, PoolModel
+from pdtool.artifacts import Plan, PoolMember, PoolModel, write_entry
 from pdtool.compress.costs import count
 from pdtool.compress.original import Original
 from pdtool.compress.prune import Unit, achieved, prune
@@ -18,7 +18,7 @@ from pdtool.compress.split import Labelled
 from pdtool.compress.training import Recipe, TrainingSet, accuracy, fit
 from pdtool.compress.weights import weights_bytes
 from pdtool.errors import GateError, InputError, IntegrityError
-from pdtool.files import read_checked, read_limited, sha256_bytes, write_atomic
+from pdtool.files import read_checked, read_limited, write_atomic
 from pdtool.jsonform import JsonValue, canonical, decode, encode, parse
 
 __all__ = ["Method", "Record", "make_member", "member_seed", "read_record", "recipe_key", "write_model"]
@@ -114,12 +114,6 @@ def write_model(
         accuracy=round(accuracy(net, held.images, held.labels, original.preprocessing), 6),
         accuracy_images=len(held),
     )
-
-
-def write_entry(folder: Path, path: str, data: bytes) -> FileEntry:
-    """Write a file of the pool and return its entry."""
-    write_atomic(folder / path, data)
-    return FileEntry(path=path, bytes=len(data), sha256=sha256_bytes(data))
 
 
 def read_record(folder: Path, id: str) -> PoolMember | None:

@@ -14,11 +14,8 @@ where the user names it; one that a file of weights or a pool names is refused w
 import importlib
 import inspect
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +23,7 @@ from torch.nn import functional as F
 
 from pdtool.artifacts import Preprocessing
 from pdtool.errors import InputError, UsageError
+from pdtool.extras import current_folder_importable
 from pdtool.images import Size
 
 __all__ = ["LeNet5", "ModelSpec", "Normalised", "ResNet18", "VGG16", "approve", "build"]
@@ -233,7 +231,7 @@ def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:
 def _call_factory(spec: ModelSpec) -> nn.Module:
     module_name, _, name = spec.name.partition(":")
     try:
-        with _current_folder_importable():
+        with current_folder_importable():
             factory = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise InputError(
@@ -259,19 +257,6 @@ def _check_output(net: nn.Module, spec: ModelSpec) -> None:
     if not isinstance(out, Tensor) or out.shape != (2, spec.classes):
         came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(f"model {spec.name!r} should give logits (2, {spec.classes}) for 2 pictures, gave {came}")
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
-    added = folder not in sys.path
-    if added:
-        sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove(folder)
 
 
 def _whole(key: str, value: str, text: str, least: int, most: int) -> int:

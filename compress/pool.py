@@ -9,25 +9,24 @@ from pathlib import Path
 import numpy as np
 
 import pdtool
-from pdtool.artifacts import Pool, PoolMember
-from pdtool.compress.folder import PoolFolder, open_pool, samples_bytes
+from pdtool.artifacts import Pool, PoolMember, write_entry
+from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.member import (
     judge,
     make_member,
     member_seed,
     recipe_key,
-    write_entry,
     write_model,
 )
 from pdtool.compress.prepare import METHODS, PoolRequest, prepare
 from pdtool.compress.prune import prune
-from pdtool.compress.split import spread
+from pdtool.compress.split import Labelled, spread
 from pdtool.compress.training import fit
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import weights_bytes
 from pdtool.compress.workplace import Wanted, workplace
 from pdtool.errors import GateError
-from pdtool.files import sha256_bytes, write_atomic
+from pdtool.files import npz_bytes, sha256_bytes, write_atomic
 from pdtool.jsonform import canonical, encode
 
 __all__ = ["METHODS", "PoolFolder", "PoolPlan", "PoolRequest", "make_pool", "open_pool", "plan_pool"]
@@ -71,7 +70,7 @@ def make_pool(
         out, kept = place.folder, place.kept
         original = write_model(out, "original", ready.original.net, ready.original, [], ready.held, {})
         seen = write_entry(out, "seen.bin", ready.seen)
-        samples = write_entry(out, "samples.npz", samples_bytes(spread(ready.held, SAMPLES)))
+        samples = write_entry(out, "samples.npz", samples_bytes(ready.held))
         floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
         made: list[PoolMember] = []
         steps = ready.recipe.steps(len(ready.training))
@@ -163,6 +162,13 @@ def plan_pool(request: PoolRequest) -> PoolPlan:
         seconds=round(a_step * steps * request.members, 1),
         notes=ready.notes,
     )
+
+
+def samples_bytes(held: Labelled) -> bytes:
+    """A few of the held-out images, as uint8, and their labels as an .npz."""
+    few = spread(held, SAMPLES)
+    images = few.images if few.images.dtype == np.uint8 else np.round(few.images * 255).astype(np.uint8)
+    return npz_bytes({"images": images, "labels": few.labels})
 
 
 class _Enough(Exception):

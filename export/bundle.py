@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pdtool
-from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel
+from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel, write_entry
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.errors import GateError
 from pdtool.export.onnx import check_parity, to_onnx
-from pdtool.files import new_folder, sha256_bytes, write_atomic
+from pdtool.files import new_folder
 from pdtool.images import size_of
 from pdtool.jsonform import encode
 from pdtool.runtime.bundle import CALIBRATION, MANIFEST, pretty, write_bundle
@@ -77,9 +77,9 @@ def export_pool(
                 classes=pool.pool.classes,
                 original=bundle_model(ORIGINAL, pool.pool.original),
                 members=tuple(bundle_model(member.id, member.model) for member in used),
-                costs=_write(folder, "costs.json", pretty(costs)),
+                costs=write_entry(folder, "costs.json", pretty(costs)),
                 calibration=None,
-                seen=_write(folder, "seen.bin", pool.seen()),
+                seen=write_entry(folder, "seen.bin", pool.seen()),
                 measured_batch=batch,
                 digest="",
             ),
@@ -96,9 +96,4 @@ def _export_model(pool: PoolFolder, name: str, folder: Path, min_agreement: floa
             f"{name}: the exported file agrees with torch on {parity.label_agreement:.1%} of {parity.images} images, "
             f"--min-agreement asks for {min_agreement:.1%} (largest difference {parity.max_difference:.3g})"
         )
-    return _write(folder, f"models/{name}.onnx", model), parity
-
-
-def _write(folder: Path, path: str, data: bytes) -> FileEntry:
-    write_atomic(folder / path, data)
-    return FileEntry(path=path, bytes=len(data), sha256=sha256_bytes(data))
+    return write_entry(folder, f"models/{name}.onnx", model), parity

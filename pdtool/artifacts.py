@@ -9,26 +9,16 @@ Sizes are bytes, times ms unless a name says otherwise, accuracies and rates lie
 """
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
+from pdtool.files import sha256_bytes, write_atomic
 from pdtool.jsonform import JsonValue
 
 __all__ = [
-    "Bundle",
-    "BundleModel",
-    "Calibration",
-    "FileEntry",
-    "LayerCost",
-    "ModelCosts",
-    "Parity",
-    "Plan",
-    "Pool",
-    "PoolMember",
-    "PoolModel",
-    "Preprocessing",
-    "Verdict",
-]
+    "Bundle", "BundleModel", "Calibration", "FileEntry", "LayerCost", "ModelCosts", "Parity",
+    "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "Verdict", "write_entry",
+]  # fmt: skip
 
 AtCap = Literal["adversarial", "clean", "threshold"]
 Decision = Literal["clean", "adversarial", "unscreened"]
@@ -295,3 +285,9 @@ class Verdict:
     corrected_label: str | None
     latency_ms: float
     reason: str | None = None
+
+
+def write_entry(folder: Path, path: str, data: bytes) -> FileEntry:
+    """Write the file `path` of an artefact's folder, atomically, and return its entry."""
+    write_atomic(folder / path, data)
+    return FileEntry(path=path, bytes=len(data), sha256=sha256_bytes(data))

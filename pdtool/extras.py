@@ -1,6 +1,10 @@
-"""Import an optional package, or say which command installs it."""
+"""Import an optional package, or say which command installs it; and modules of the user's own."""
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 from pdtool.errors import MissingError
@@ -43,3 +47,17 @@ def missing(error: ModuleNotFoundError, purpose: str) -> Exception:
         return error
     wanted = f"pdtool[{EXTRA_OF[package]}]" if EXTRA_OF[package] else "pdtool"
     return MissingError(f"{package} is needed to {purpose} but is not installed; run: pip install '{wanted}'")
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """Inside, modules in the current folder can be imported; installed ones of the same name come second."""
+    folder = str(Path.cwd())
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(folder)

@@ -1,16 +1,19 @@
 """Files: old or new, never in between."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pdtool.errors import InputError, IntegrityError
-from pdtool.files import new_folder, read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
+from pdtool.files import new_folder, npz_bytes, read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
@@ -185,12 +188,20 @@ def test_a_stop_after_any_rename_loses_nothing(tmp_path, how, last, exchange):
 
 
 def test_the_swap_is_one_step_here(tmp_path, monkeypatch):
-    out, renamed = old_out(tmp_path), []
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda path, target: renamed.append(path) or rename(path, target))
+    out = old_out(tmp_path)
+    monkeypatch.setattr(Path, "rename", lambda path, target: pytest.fail("a rename leaves a moment without a folder"))
     with new_folder(out, force=True, marker="x.json") as folder:
         (folder / "x.json").write_bytes(b"new")
-    assert (out / "x.json").read_bytes() == b"new" and not renamed
+    assert (out / "x.json").read_bytes() == b"new"
+
+
+def test_the_same_arrays_are_the_same_npz(tmp_path, monkeypatch):
+    arrays = {"a": np.arange(6).reshape(2, 3)[:, ::2], "b": np.array("text")}
+    data = npz_bytes(arrays)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert npz_bytes(arrays) == data
+    with np.load(io.BytesIO(data), allow_pickle=False) as came:
+        assert came.files == ["a", "b"] and came["a"].tolist() == [[0, 2], [3, 5]] and str(came["b"]) == "text"
 
 
 def test_force_replaces_nothing_but_what_was_written_before(tmp_path):
