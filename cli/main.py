@@ -1,5 +1,6 @@
 """`pdtool`: registers the commands and turns errors into one line and an exit code."""
 
+import errno
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from pdtool.cli import (
     train,
 )
 from pdtool.cli.output import note
-from pdtool.errors import PdtoolError
+from pdtool.errors import InputError, PdtoolError
 from pdtool.extras import missing
 
 # Newer typers carry their own click: take the base of usage errors from the class that typer itself hands out.
@@ -69,7 +70,7 @@ app.command("demo")(demo.demo)
 
 
 def main() -> NoReturn:
-    """The console script; exit codes are those of `pdtool.errors`, 130 after Ctrl-C, 143 after SIGTERM, 1 for a bug."""
+    """Run the command; exit codes are those of `pdtool.errors`, 130 after Ctrl-C, 143 after SIGTERM, 1 for a bug."""
     signal.signal(signal.SIGTERM, _terminate)
     # Threads that wait for each other must not spin: on two cores with one other busy process, training LeNet-5 took
     # 180 s with torch's spinning threads and 14 s with sleeping ones. Read when torch is first imported.
@@ -77,6 +78,7 @@ def main() -> NoReturn:
     logging.getLogger("pdtool").addHandler(_Notes())
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except _ClickException as error:
         error.show()
         code = error.exit_code
@@ -84,8 +86,14 @@ def main() -> NoReturn:
         print("pdtool: stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of stdout went away: `pdtool screen ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         code = 141
+    except OSError as error:
+        if not _stdout_refuses(error):
+            raise
+        print(f"pdtool: stdout cannot be written ({error.strerror}); free space or send it elsewhere", file=sys.stderr)
+        _drop_stdout()
+        code = InputError.exit_code
     except ModuleNotFoundError as error:  # rooms of the workstation side import torch at their top
         print(f"pdtool: {(known := _known(error))}", file=sys.stderr)
         code = known.exit_code
@@ -93,6 +101,22 @@ def main() -> NoReturn:
         print(f"pdtool: {error}", file=sys.stderr)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stdout_refuses(error: OSError) -> bool:
+    """Whether an error came from stdout: it fails again. With PYTHONUNBUFFERED nothing waits there, so try a byte."""
+    try:
+        sys.stdout.flush()
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
+
+
+def _drop_stdout() -> None:
+    """Let what is still waiting go nowhere: writing it at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Notes(logging.Handler):
