@@ -6,7 +6,7 @@ import typer
 
 from pdtool.cli import options
 from pdtool.cli.output import emit, mib, note, percent, progress, set_quiet, table
-from pdtool.errors import GateError, UsageError
+from pdtool.errors import GateError, InputError, UsageError
 
 
 def export(
@@ -18,7 +18,9 @@ def export(
     min_agreement: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fail where fewer labels than this agree with torch.")
     ] = 0.99,
-    batch: Annotated[int, typer.Option(min=1, help="Most images at once that memory is measured for.")] = 32,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Most images at once that memory is measured for (default: 32).")
+    ] = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -32,12 +34,20 @@ def export(
     from pdtool.devices.catalogue import find
     from pdtool.devices.roofline import fits
     from pdtool.export.bundle import export_pool
+    from pdtool.runtime.bundle import BATCH
     from pdtool.runtime.residency import need
 
+    batch = batch or BATCH
     board = find(device) if device else None
     used = [member for member in open_pool(pool).pool.members if member.used]
     if dry_run:
+        if out.exists() and not force:
+            raise InputError(f"{out}: exists already; choose another --out or add --force to replace it")
+        if not used:
+            raise GateError(f"{pool}: no member met its accuracy floor; compress again with a smaller --rate")
         note(f"would export the original and {len(used)} members to {out}")
+        if json:
+            emit({"out": str(out), "members": [member.id for member in used], "measured_batch": batch})
         return
     with progress("exporting", len(used) + 1) as bar:
         bundle = export_pool(pool, out, min_agreement=min_agreement, batch=batch, force=force, advance=bar.advance)
