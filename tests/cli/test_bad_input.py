@@ -235,3 +235,90 @@ def test_a_hostile_archive(workshop, tmp_path):
     fails(3, says, "calibrate", workshop / "bundle", "--data", "a.tar.gz", cwd=here)
     assert sorted(tmp_path.rglob("*")) == before
     assert {path: path.read_bytes() for path in (workshop / "bundle").rglob("*.json")} == bundle
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_stdout_is_one_line(workshop, unbuffered):
+    screen = ("screen", workshop / "bundle", "--source", "test:pattern?frames=3", "--quiet")
+    for arguments in (("--version",), ("--help",), ("devices", "list"), screen, (*screen, "--json", "--dry-run")):
+        command = [sys.executable, "-m", "pdtool", *map(str, arguments)]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )
+        assert done.returncode == 3, (arguments, done.stderr)
+        assert done.stderr.count("\n") == 1 and "stdout cannot be written (No space left" in done.stderr, arguments
+
+
+def test_stopping_while_it_starts_is_no_traceback():
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "runpy.run_module('pdtool', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "pdtool: stopped\n")
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert '\npdtool = "pdtool.__main__:main"\n' in project  # the installed command starts there, too
+
+
+def test_trying_an_export(workshop, tmp_path):
+    export = ("export", workshop / "pool", "--out", tmp_path / "out", "--dry-run")
+    done = pdtool(*export, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["out"] == str(tmp_path / "out") and said["measured_batch"] == 32
+    assert said["members"] == [f"m{i:03}" for i in range(8)]
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "out").mkdir()
+    done = fails(3, "exists already", *export, "--json")
+    assert done.stdout == "" and "would export" not in done.stderr
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_live_source_that_falls_silent(workshop):
+    """A camera that sends two frames and then nothing: both have verdicts, and the exit code says why it ended."""
+    source = ("--source", "-?width=32&height=32&channels=1", "--read-timeout", "1")
+    command = [sys.executable, "-m", "pdtool", "screen", str(workshop / "bundle"), *source, "--json", "--seed", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(bytes(2 * 32 * 32))
+        process.stdin.flush()
+        out, errors = process.stdout.read().decode(), process.stderr.read().decode()
+        process.stdin.close()
+    assert process.returncode == 6
+    assert [json.loads(line)["frame"] for line in out.splitlines()] == [0, 1]
+    last = [line for line in errors.splitlines() if line.startswith("pdtool: ")]
+    assert len(last) == 1 and "no data for 1 s" in last[0] and "Traceback" not in errors
+
+
+def test_help_comes_at_once():
+    """Against what typer alone takes, so that a slow machine does not matter."""
+
+    def seconds(*command):
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    alone = seconds("-c", "import typer, rich.table, typer.rich_utils")
+    assert seconds("-m", "pdtool", "--help") < 3 * alone
+    code = (
+        "import sys\nfrom pdtool.cli.main import app\napp(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'scipy', 'sklearn', 'PIL', 'av', 'foolbox', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
