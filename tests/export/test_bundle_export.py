@@ -105,3 +105,23 @@ def test_a_damaged_pool_is_refused(workshop, tmp_path):
     with pytest.raises(GateError, match="no member met its accuracy floor"):
         export_pool(pool, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_force_replaces_bundles_only_and_never_its_own_pool(workshop, tmp_path):
+    import shutil
+
+    pool = tmp_path / "pool"
+    shutil.copytree(workshop / "pool", pool)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"dear")
+    for out, message in (
+        (pool, "is or contains"),
+        (tmp_path, "is or contains"),
+        (tmp_path / "photos", "replaces only"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export_pool(pool, out, force=True)
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"dear" and open_pool(pool).samples()
+    shutil.copytree(workshop / "bundle", tmp_path / "out")  # calibrated: one of ours
+    export_pool(pool, tmp_path / "out", force=True)
+    assert open_bundle(tmp_path / "out").calibration is None
