@@ -5,7 +5,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Check", "State", "redact"]
+__all__ = ["NAMED", "USER", "Check", "State", "hide", "redact"]
+
+USER = r"(?<=://)[^\s'\"]*(?=@)"  # to the last @: a password may hold any character
+NAMED = (
+    r"(?i)\b(pass(?:word|wd)?|pwd|user-pw|user-id|token|secret|(?:api|access)?[-_]?key|sig(?:nature)?|auth)"
+    r"=([^&\s'\"]+)"
+)
 
 State = Literal["ok", "missing", "broken", "info"]
 
@@ -22,13 +28,22 @@ class Check:
     base: bool = False  # pdtool does not work without it
 
 
+def hide(text: str) -> str:
+    """Without what stands between :// and @, and without the values of what is named like a secret.
+
+    >>> hide("rtsp://admin:sec/ret@10.0.0.5/stream?token=abc")
+    'rtsp://***@10.0.0.5/stream?token=***'
+    """
+    return re.sub(NAMED, r"\1=***", re.sub(USER, "***", text))
+
+
 def redact(text: str) -> str:
-    """`text` without home folders, the user's name and credentials in addresses.
+    """`text` without home folders, the user's name and secrets.
 
     >>> redact("rtsp://admin:secret@10.0.0.5/stream in /home/alice/pools")
     'rtsp://***@10.0.0.5/stream in ~/pools'
     """
-    text = re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+    text = hide(text)
     home = os.path.expanduser("~")
     if len(home) > 1:
         text = text.replace(home, "~")

@@ -8,16 +8,11 @@ from time import time
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from pdtool.devices.check import NAMED, USER, hide
 from pdtool.errors import InputError
 from pdtool.images import Images
 
 __all__ = ["Address", "Frame", "Shot", "numbered"]
-
-USER = r"(?<=://)[^\s'\"]*(?=@)"
-NAMED = (
-    r"(?i)\b(pass(?:word|wd)?|pwd|user-pw|user-id|token|secret|(?:api|access)?[-_]?key|sig(?:nature)?|auth)"
-    r"=([^&\s'\"]+)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,7 @@ class Address:
             user, _, password = inside.partition(":")  # greedy: a password may hold any character
             self._values |= {inside, user, password, unquote(password)}
         self._values |= {value for _, value in re.findall(NAMED, self.secret)}
-        self._shown = _hide(re.sub(r"^([\w+.-]+://).*@", r"\1***@", source))
+        self._shown = hide(re.sub(r"^([\w+.-]+://).*@", r"\1***@", source))
 
     def _fill(self, match: re.Match[str]) -> str:
         value = os.environ.get(match[1])
@@ -86,10 +81,4 @@ class Address:
         clean = str(text).replace(self.secret, self._shown)
         for value in sorted(self._values, key=len, reverse=True):
             clean = clean.replace(value, "***") if len(value) > 2 else clean
-        return " ".join(_hide(clean).split())
-
-
-def _hide(text: str) -> str:
-    """Without what stands between :// and @, and without the values of what is named like a secret."""
-    text = re.sub(USER, "***", text)
-    return re.sub(NAMED, r"\1=***", text)
+        return " ".join(hide(clean).split())

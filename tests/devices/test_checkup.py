@@ -88,8 +88,15 @@ def test_nothing_private_is_in_the_report(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_redact_leaves_plain_text_alone() -> None:
-    plain = "numpy 2.3.1 on AMD EPYC, see https://example.org/a@b"
+    plain = "numpy 2.3.1 on AMD EPYC, see https://example.org/a, mail a@b"
     assert redact(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "secret", ["rtsp://a:hun/ter2@camera/1", "http://camera/1?password=hunter2", "api_key=hunter2"]
+)
+def test_secrets_are_hidden_as_in_sources(secret: str) -> None:
+    assert "ter2" not in redact(f"cannot open {secret}, see the log")
 
 
 def test_torch_is_not_imported() -> None:
