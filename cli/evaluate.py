@@ -30,6 +30,7 @@ def evaluate(
     memory_budget: Annotated[
         str | None, typer.Option(help="Most bytes that models may hold while screening, e.g. 64MiB.")
     ] = None,
+    model: options.PoolModel = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -51,6 +52,7 @@ def evaluate(
         seed=seed,
         batch=batch,
         memory_budget=memory_budget,
+        model=model,
         force=force,
         watch=progress,
     )

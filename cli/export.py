@@ -21,6 +21,7 @@ def export(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Most images at once that memory is measured for (default: 32).")
     ] = None,
+    model: options.PoolModel = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -39,7 +40,7 @@ def export(
 
     batch = batch or BATCH
     board = find(device) if device else None
-    used = [member for member in open_pool(pool).pool.members if member.used]
+    used = [member for member in open_pool(pool, model=model).pool.members if member.used]
     if dry_run:
         if out.exists() and not force:
             raise InputError(f"{out}: exists already; choose another --out or add --force to replace it")
@@ -50,7 +51,9 @@ def export(
             emit({"out": str(out), "members": [member.id for member in used], "measured_batch": batch})
         return
     with progress("exporting", len(used) + 1) as bar:
-        bundle = export_pool(pool, out, min_agreement=min_agreement, batch=batch, force=force, advance=bar.advance)
+        bundle = export_pool(
+            pool, out, min_agreement=min_agreement, batch=batch, model=model, force=force, advance=bar.advance
+        )
     if json:
         emit(bundle)
     else:

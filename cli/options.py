@@ -30,6 +30,10 @@ Model = Annotated[
         help="resnet18, vgg16, lenet5 with ':width=W,classes=N,input=CxHxW', or package.module:factory of your own."
     ),
 ]
+PoolModel = Annotated[
+    str | None,
+    typer.Option("--model", help="Your word that the pool's package.module:factory may be run; only for such pools."),
+]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror images at random (never for signs or digits).")]
 Mean = Annotated[str | None, typer.Option(metavar="M[,M,M]", help="Mean a channel in [0, 1]; default: the data's.")]
 Std = Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Deviation a channel; default: the data's.")]

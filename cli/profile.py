@@ -24,6 +24,7 @@ def profile(
     runs: Annotated[int, typer.Option(min=1, help="Single images timed, a model.")] = 50,
     precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Of the estimates for --device.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
+    model: options.PoolModel = None,
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers for every model.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -43,7 +44,9 @@ def profile(
         report.check_out(out)
     batch = batch or screened_at_once(folder)  # so that `screen` and `profile` give one answer for memory
     note(f"measuring {folder}")
-    result = profiling.profile(folder, device=board, precision=precision, batch=batch, runs=runs, threads=threads)
+    result = profiling.profile(
+        folder, device=board, precision=precision, batch=batch, runs=runs, threads=threads, model=model
+    )
     if out is not None:
         report.write(result, out)
         note(f"wrote {out}")

@@ -4,8 +4,6 @@ Saving through 8 bits would undo small changes, and saving through a stretch of 
 attack's result is stored as the numbers that fooled the net.
 """
 
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.files import write_atomic
+from pdtool.files import npz_bytes, write_atomic
 from pdtool.jsonform import canonical
 
-__all__ = ["Attacked", "npz_bytes", "write_attacked"]
+__all__ = ["Attacked", "write_attacked"]
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,6 @@ class Attacked:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-def npz_bytes(arrays: dict[str, NDArray[Any]]) -> bytes:
-    """Arrays as an uncompressed .npz whose bytes depend on the numbers alone (no times, no pickles)."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            item = io.BytesIO()
-            np.lib.format.write_array(item, np.asarray(array, order="C"), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), item.getvalue())
-    return buffer.getvalue()
 
 
 def write_attacked(path: Path, attacked: Attacked, classes: Sequence[str]) -> None:

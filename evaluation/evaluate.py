@@ -18,13 +18,13 @@ from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.watch import Watch, silent
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.attacked import Attacked, npz_bytes, write_attacked
+from pdtool.evaluation.attacked import Attacked, write_attacked
 from pdtool.evaluation.attacks import ATTACKS, Attack, parse_attack, run_attack
 from pdtool.evaluation.metrics import auroc, mean, rate
 from pdtool.evaluation.report import Evidence, html_report, markdown_report
 from pdtool.evaluation.results import AttackResult, CleanResult, Evaluation, Subject
 from pdtool.evaluation.screening import Screened, screen_set
-from pdtool.files import new_folder, sha256_file, write_atomic
+from pdtool.files import new_folder, npz_bytes, sha256_file, write_atomic
 from pdtool.images import as_input, size_of
 from pdtool.jsonform import encode
 from pdtool.runtime.bundle import OpenBundle, open_bundle, pretty
@@ -59,6 +59,7 @@ def evaluate_bundle(
     seed: int = 0,
     batch: int = 128,
     memory_budget: str | None = None,
+    model: str | None = None,
     force: bool = False,
     watch: Watch = silent,
 ) -> Evaluation:
@@ -71,7 +72,7 @@ def evaluate_bundle(
     """
     chosen = _named(attacks)
     clock = _Clock()
-    opened, of = open_bundle(bundle), open_pool(pool)
+    opened, of = open_bundle(bundle), open_pool(pool, model=model)
     calibration = opened.calibration
     if calibration is None:
         raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")

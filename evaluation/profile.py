@@ -103,6 +103,7 @@ def profile(
     batch: int = 1,
     runs: int = 50,
     threads: int | None = None,
+    model: str | None = None,
 ) -> Profile:
     """Measure the models of a bundle, or of a pool through a temporary ONNX bundle, on this machine.
 
@@ -122,12 +123,12 @@ def profile(
     from pdtool.export.bundle import export_pool
 
     notes = ["measured through a temporary ONNX bundle exported from the pool"]
-    unused = [member.id for member in open_pool(folder).pool.members if not member.used]
+    unused = [member.id for member in open_pool(folder, model=model).pool.members if not member.used]
     if unused:
         notes.append(f"left out, since under the accuracy floor: {', '.join(unused)}")
     with tempfile.TemporaryDirectory(prefix="pdtool-profile-") as temporary:
         exported = Path(temporary) / "bundle"
-        export_pool(folder, exported, min_agreement=0.0, batch=batch)
+        export_pool(folder, exported, min_agreement=0.0, batch=batch, model=model)
         return _profile(open_bundle(exported), folder, "pool", device, precision, batch, runs, threads, tuple(notes))
 
 

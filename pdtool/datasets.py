@@ -8,7 +8,6 @@ import importlib
 import inspect
 import io
 import os
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.errors import InputError, PdtoolError
-from pdtool.extras import require
+from pdtool.extras import current_folder_importable, require
 from pdtool.folders import is_archive, open_member
 from pdtool.images import Images
 
@@ -178,22 +177,16 @@ def read_factory(name: str, role: Role) -> Raw:
     current folder.
     """
     module_name, _, function = name.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        factory = getattr(importlib.import_module(module_name), function)
-        answer = factory(role=role) if "role" in inspect.signature(factory).parameters else factory()
+        with current_folder_importable():
+            factory = getattr(importlib.import_module(module_name), function)
+            answer = factory(role=role) if "role" in inspect.signature(factory).parameters else factory()
     except PdtoolError:
         raise
     except Exception as error:
         raise InputError(
             f"data {name!r} cannot be made ({type(error).__name__}: {error}); check module and function"
         ) from error
-    finally:
-        if added:
-            sys.path.remove(here)
     if not isinstance(answer, tuple) or len(answer) not in (2, 3):
         raise InputError(
             f"data {name!r} should return (images, labels) or (images, labels, classes), got {type(answer).__name__}"

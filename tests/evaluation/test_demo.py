@@ -8,8 +8,8 @@ import pytest
 
 from pdtool.errors import GateError, InputError, PdtoolError, UsageError
 from pdtool.evaluation import demo
-from pdtool.evaluation.attacked import npz_bytes
 from pdtool.evaluation.evaluate import evaluate_bundle
+from pdtool.files import npz_bytes
 from pdtool.runtime.screener import Screener
 
 
