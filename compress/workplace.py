@@ -12,8 +12,9 @@ from pathlib import Path
 from pdtool.artifacts import PoolMember
 from pdtool.compress.member import member_seed, read_record, recipe_key
 from pdtool.errors import InputError
-from pdtool.files import replace_folder, restore_folder, sha256_file
+from pdtool.files import sha256_file
 from pdtool.jsonform import JsonValue
+from pdtool.outputs import replace_folder, restore_folder
 
 __all__ = ["Wanted", "Workplace", "workplace"]
 

@@ -24,9 +24,10 @@ from pdtool.evaluation.metrics import auroc, mean, rate
 from pdtool.evaluation.report import Evidence, html_report, markdown_report
 from pdtool.evaluation.results import AttackResult, CleanResult, Evaluation, Subject
 from pdtool.evaluation.screening import Screened, screen_set
-from pdtool.files import new_folder, npz_bytes, sha256_file, write_atomic
+from pdtool.files import npz_bytes, sha256_file, write_atomic
 from pdtool.images import as_input, size_of
 from pdtool.jsonform import encode
+from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import OpenBundle, open_bundle, pretty
 from pdtool.runtime.screener import Screener
 

@@ -8,9 +8,9 @@ from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel, 
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.errors import GateError
 from pdtool.export.onnx import check_parity, to_onnx
-from pdtool.files import new_folder
 from pdtool.images import size_of
 from pdtool.jsonform import encode
+from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import CALIBRATION, MANIFEST, pretty, write_bundle
 from pdtool.runtime.measure import measure_models
 

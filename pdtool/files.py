@@ -1,18 +1,11 @@
 """Files that are either the old ones or the new ones, never in between; and hashes taken before parsing."""
 
-import ctypes
 import errno
-import fcntl
-import fnmatch
 import hashlib
 import io
 import os
-import re
-import secrets
-import shutil
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST_JSON",
-    "new_folder",
+    "WRITE_ERRORS",
     "npz_bytes",
     "read_checked",
     "read_limited",
-    "replace_folder",
-    "restore_folder",
     "sha256_bytes",
     "sha256_file",
+    "sync_file",
+    "sync_folder",
     "write_atomic",
+    "write_error",
 ]
 
 LARGEST_JSON = 64 * 2**20  # bytes; a manifest larger than this is not one of ours
@@ -91,11 +85,11 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
 def npz_bytes(arrays: Mapping[str, "NDArray[Any]"]) -> bytes:
@@ -111,188 +105,28 @@ def npz_bytes(arrays: Mapping[str, "NDArray[Any]"]) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def new_folder(
-    path: Path,
-    *,
-    force: bool = False,
-    marker: str = "",
-    own: Collection[str] = (),
-    inputs: Sequence[Path] = (),
-) -> Iterator[Path]:
-    """Build a folder under a temporary name beside `path`; it gets its name only when the block ends well.
-
-    With `force` an existing `path` is replaced, provided it is empty or an older folder of this kind: it holds the file
-    `marker` and nothing at its top but that and names that match `own` (wildcards allowed). Raises InputError for any
-    other existing `path`, for a link, and where `path` is or contains one of the `inputs` that the new folder is made
-    of. After any error or Ctrl-C nothing is left, and at every moment the old folder or the new one is there.
-    """
-    path = Path(os.path.abspath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        restore_folder(path)
-        _check_inputs(path, inputs)
-        _check_replaceable(path, force, marker, own)
-        _clear_stale(path)
-        temporary.mkdir(parents=True)
-        with _held(temporary):
-            yield temporary
-            for folder, _, names in os.walk(temporary):
-                for name in names:
-                    _sync_file(Path(folder, name))
-                _sync_folder(Path(folder))
-            _check_replaceable(path, force, marker, own)  # it may have changed meanwhile
-            replace_folder(temporary, path)
-    except OSError as error:
-        if error.errno in _WRITE_ERRORS:
-            raise _write_error(path, error) from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def replace_folder(new: Path, path: Path) -> None:
-    """Give the folder `new` the name `path`; an older folder of that name is deleted once the new one is in its place.
-
-    Both swap names in one step where the file system can do that. Elsewhere `path` is missing for a moment, and
-    whatever interrupts that moment, the old folder comes back: here, or with the next call of `restore_folder`.
-    """
-    if not path.exists():
-        new.rename(path)
-        _sync_folder(path.parent)
-        return
-    if _exchange(new, path):
-        _sync_folder(path.parent)
-        shutil.rmtree(new)
-        return
-    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-    with _held(path):
-        try:
-            path.rename(old)
-            new.rename(path)
-            _sync_folder(path.parent)
-        finally:
-            if old.exists() and not path.exists():
-                old.rename(path)
-        shutil.rmtree(old)
-
-
-def restore_folder(path: Path) -> None:
-    """Where `path` is missing since a process was killed while it replaced it, give the old folder its name back."""
-    if not os.path.lexists(path):
-        left = [folder for folder in _left_behind(path, "old") if not _is_held(folder)]
-        if left:
-            max(left, key=lambda folder: folder.stat().st_mtime_ns).rename(path)
-
-
-def _check_inputs(path: Path, inputs: Sequence[Path]) -> None:
-    place = path.resolve()
-    for given in inputs:
-        if os.path.exists(given) and place in (given.resolve(), *given.resolve().parents):
-            raise InputError(f"{path}: is or contains {given}, which is needed to make it; choose another --out")
-
-
-def _check_replaceable(path: Path, force: bool, marker: str, own: Collection[str]) -> None:
-    if path.is_symlink():
-        raise InputError(f"{path}: is a link, expected a folder or nothing; choose another --out")
-    if not path.exists():
-        return
-    if not force:
-        raise InputError(f"{path}: exists already; choose another --out or add --force to replace it")
-    if not path.is_dir():
-        raise InputError(f"{path}: is a file, which --force does not replace by a folder; choose another --out")
-    found = sorted(entry.name for entry in path.iterdir())
-    if found and marker not in found:
-        raise InputError(
-            f"{path}: has no {marker or 'mark of pdtool'} in it; --force replaces only what this command wrote before; "
-            f"choose another --out"
-        )
-    for name in found:
-        # .NAME.PID.tmp is what `write_atomic` leaves where its process is killed
-        ours = (marker, *own, *(f".{pattern}.*.tmp" for pattern in (marker, *own)))
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in ours):
-            raise InputError(
-                f"{path}: holds {name!r}, which this command did not write; move it away or choose another --out"
-            )
-
-
-def _clear_stale(path: Path) -> None:
-    """Remove what processes that were killed left beside `path`; what a living process holds stays."""
-    for left in [*_left_behind(path, "tmp"), *(_left_behind(path, "old") if path.exists() else ())]:
-        if not _is_held(left):
-            shutil.rmtree(left)
-
-
-def _left_behind(path: Path, kind: str) -> list[Path]:
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.{kind}")
-    try:
-        beside = list(path.parent.iterdir())
-    except OSError:  # no such folder yet, or one whose content is hidden from us
-        return []
-    return [left for left in beside if pattern.fullmatch(left.name) and left.is_dir() and not left.is_symlink()]
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder; the system lets go of it when the process ends, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # a file system without locks: others then leave the folder alone
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <linux/fs.h>
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (renameat2, Linux); False where the system or the file system cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        return False
-    raise OSError(number, os.strerror(number), str(other))
-
-
-_WRITE_ERRORS = (
+# What goes wrong in writing that the user can put right
+WRITE_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG,
     errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST,
 )  # fmt: skip
 
 
-def _write_error(path: Path, error: OSError) -> InputError:
+def write_error(path: Path, error: OSError) -> InputError:
+    """The error of the tree for one of `WRITE_ERRORS`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{path}: the disk is full; free space or choose another --out (nothing was left behind)")
     return InputError(f"{path}: cannot be written ({error.strerror or error}); check the path and its permissions")
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's names are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

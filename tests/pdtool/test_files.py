@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pdtool.errors import InputError, IntegrityError
-from pdtool.files import new_folder, npz_bytes, read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
+from pdtool.files import npz_bytes, read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
+from pdtool.outputs import new_folder
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
@@ -62,7 +63,7 @@ def test_kill_9_leaves_the_old_folder(tmp_path):
     with new_folder(tmp_path / "out") as folder:
         (folder / "x").write_bytes(b"old")
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom pdtool.files import new_folder\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pdtool.outputs import new_folder\n"
         "with new_folder(Path(sys.argv[1]), force=True, marker='x') as folder:\n"
         "    (folder / 'x').write_bytes(b'new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
@@ -146,7 +147,7 @@ def old_out(tmp_path):
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from pdtool import files
+from pdtool import outputs
 how, last, exchange = sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
 renames = 0
 def dying(real):
@@ -159,11 +160,11 @@ def dying(real):
         return done
     return rename
 if exchange:
-    files._exchange = dying(files._exchange)
+    outputs._exchange = dying(outputs._exchange)
 else:
-    files._exchange = lambda one, other: False
+    outputs._exchange = lambda one, other: False
     Path.rename = dying(Path.rename)
-with files.new_folder(Path(sys.argv[1]), force=True, marker="x.json") as folder:
+with outputs.new_folder(Path(sys.argv[1]), force=True, marker="x.json") as folder:
     (folder / "x.json").write_bytes(b"new")
 """
 
