@@ -12,6 +12,6 @@ pdtool compress --weights "$out/model.safetensors" --data "$data/gtsrb-train.tar
 pdtool export "$out/pool" --out "$out/bundle"
 pdtool calibrate "$out/bundle" --data "$test#1/2" --target-fpr 0.2
 pdtool evaluate "$out/bundle" --pool "$out/pool" --data "$test#2/2" \
-    --attack fgsm:epsilon=0.0075 --attack fgsm:epsilon=0.03 --attack deepfool --attack cw --attack pgd \
+    --attack fgsm:epsilon=0.0075 --attack fgsm:epsilon=0.03 --attack deepfool --attack pgd \
     --out "$out/evaluation"
 pdtool profile "$out/bundle" --device jetson-orin-nano-8gb --out "$out/profile.html"
