@@ -31,7 +31,14 @@ def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
         emit(opened.bundle)
         return
     p = opened.bundle.preprocessing
-    state = "not calibrated" if opened.calibration is None else f"calibrated ({opened.calibration.rule})"
+    c = opened.calibration
+    state = "not calibrated"
+    if c is not None:
+        kept = "kept" if c.fpr_upper <= c.target_fpr else "NOT KEPT"
+        state = (
+            f"calibrated ({c.rule}) on {c.data}: at most {percent(c.target_fpr)} false alarms promised, "
+            f"{percent(c.realised_fpr)} measured, bound {percent(c.fpr_upper)}: {kept}"
+        )
     print(f"{bundle}: {p.channels}x{p.height}x{p.width}, {len(opened.bundle.classes)} classes, {state}")
     rows = [
         (

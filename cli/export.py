@@ -31,6 +31,8 @@ def export(
     set_quiet(quiet)
     if (format, precision) != ("onnx", "fp32"):
         raise UsageError(f"--format {format} --precision {precision}: expected --format onnx --precision fp32")
+    if not 0 <= min_agreement <= 1:  # the option's own bounds let nan through
+        raise UsageError(f"--min-agreement should lie in [0, 1], is {min_agreement}")
     from pdtool.compress.folder import open_pool
     from pdtool.devices.catalogue import find
     from pdtool.devices.roofline import fits

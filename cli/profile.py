@@ -26,6 +26,7 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
     model: options.PoolModel = None,
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers for every model.")] = False,
+    force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -35,6 +36,7 @@ def profile(
     """
     set_quiet(quiet)
     from pdtool.devices.catalogue import find
+    from pdtool.errors import InputError
     from pdtool.evaluation import profile as profiling
     from pdtool.evaluation import profile_report as report
     from pdtool.runtime.bundle import screened_at_once
@@ -42,6 +44,8 @@ def profile(
     board = find(device) if device else None
     if out is not None:
         report.check_out(out)
+        if out.exists() and not force:
+            raise InputError(f"{out}: exists already; choose another --out or add --force to replace it")
     batch = batch or screened_at_once(folder)  # so that `screen` and `profile` give one answer for memory
     note(f"measuring {folder}")
     result = profiling.profile(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pdtool.cli import options
-from pdtool.cli.output import emit, mib, note, set_quiet
+from pdtool.cli.output import emit, mib, note, percent, set_quiet
 
 
 def screen(
@@ -31,7 +31,8 @@ def screen(
     read_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a live source's next frame.")] = 5.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
     fail_on_flagged: Annotated[
-        bool, typer.Option("--fail-on-flagged", help="Exit with code 10 when a frame was flagged.")
+        bool,
+        typer.Option("--fail-on-flagged", help="Exit with code 10 when a frame was flagged or could not be screened."),
     ] = False,
     dry_run: options.DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a frame.")] = False,
@@ -39,7 +40,7 @@ def screen(
 ) -> None:
     """Screen every frame of SOURCE with a calibrated BUNDLE; one line a frame on stdout, a summary on stderr."""
     set_quiet(quiet)
-    from pdtool.errors import UsageError
+    from pdtool.errors import InputError, UsageError
     from pdtool.runtime.screener import Screener
     from pdtool.runtime.sources import open_frames
 
@@ -54,6 +55,12 @@ def screen(
             f"clean frame; all in memory: {mib(plan.everything)}, least that works: {mib(plan.least)}"
             + ("" if plan.budget is None else f", budget {mib(plan.budget)}: the first {plan.stays} stay loaded")
         )
+        promise = screener.calibration
+        if promise.fpr_upper > promise.target_fpr:
+            note(
+                f"false alarms: the promise of {percent(promise.target_fpr)} is NOT KEPT, up to "
+                f"{percent(promise.fpr_upper)} (calibrated with --accept-miss)"
+            )
         if dry_run:
             if json:
                 emit(plan)
@@ -73,17 +80,21 @@ def screen(
                             f"{verdict.label}, {verdict.changes} of {verdict.models_used} members disagree"
                             + (f", corrected: {verdict.corrected_label}" if verdict.corrected_label else "")
                         )
-                        print(f"{verdict.frame:>6}  {verdict.verdict:<11}  {where}", flush=True)
+                        name = "" if verdict.source == source else f"  {verdict.source}"
+                        print(f"{verdict.frame:>6}  {verdict.verdict:<11}  {where}{name}", flush=True)
             finally:
                 seconds = time.monotonic() - started
                 screened = counts["clean"] + counts["adversarial"]
                 did = screener.residency.counters
                 verdicts = ", ".join(f"{counts[kind]} {kind}" for kind in ("clean", "adversarial", "unscreened"))
-                note(
-                    f"{sum(counts.values())} frames in {seconds:.1f} s: {verdicts}; "
-                    f"{used / screened if screened else 0:.2f} members a frame; {did.loads} loads, {did.evictions} "
-                    f"evictions, at most {mib(did.peak_bytes)} reserved"
-                    + (f"; {did.larger} models took more memory than at export" if did.larger else "")
-                )
-    if fail_on_flagged and counts["adversarial"]:
+                if counts:
+                    note(
+                        f"{sum(counts.values())} frames in {seconds:.1f} s: {verdicts}; "
+                        f"{used / screened if screened else 0:.2f} members a frame; {did.loads} loads, {did.evictions} "
+                        f"evictions, at most {mib(did.peak_bytes)} reserved"
+                        + (f"; {did.larger} models took more memory than at export" if did.larger else "")
+                    )
+    if not counts:
+        raise InputError(f"{source}: gave no frames; nothing was screened")
+    if fail_on_flagged and (counts["adversarial"] or counts["unscreened"]):
         raise typer.Exit(10)

@@ -14,7 +14,10 @@ def train(
     data: options.Data,
     out: options.Out,
     test: Annotated[
-        str | None, typer.Option(help="Data for the accuracy; default: a tenth of --data, held back.")
+        str | None,
+        typer.Option(
+            help="Data for the accuracy; default: a tenth of --data. That tenth is held back all the same, for compress."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step; default 128, 32 for small data.")] = None,

@@ -1,5 +1,6 @@
 """Calibrate a bundle: its own files vote on clean images, the test is fitted and checked, the bundle rewritten."""
 
+import logging
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pdtool.runtime.bundle import models_digest, open_bundle, write_calibration
 from pdtool.runtime.votes import collect_votes
 
 __all__ = ["calibrate_bundle"]
+
+LOG = logging.getLogger(__name__)
 
 
 def calibrate_bundle(
@@ -37,6 +40,8 @@ def calibrate_bundle(
     votes = collect_votes(opened, data.images, advance=advance)
     known = set(data.classes) <= set(opened.bundle.classes)  # clean frames may be sorted into folders of any name
     labels = labels_as(data, opened.bundle.classes) if known else None
+    if not known:
+        LOG.warning("%s: its class folders are not the model's classes; the images are taken as unlabelled", data.spec)
     calibration = calibrate_wald(
         votes.changed,
         wrong=None if labels is None else votes.original != labels,

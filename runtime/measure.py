@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pdtool.errors import InputError
 from pdtool.images import Size
 from pdtool.jsonform import decode, encode
 from pdtool.runtime.engine_onnx import OnnxEngine
@@ -54,6 +55,11 @@ def measure_models(
     }
     command = [sys.executable, "-m", "pdtool.runtime.measure"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    if done.returncode < 0 or "MemoryError" in done.stderr:
+        raise InputError(
+            f"measuring {batch} images at once was stopped (exit code {done.returncode}), probably for want of memory; "
+            f"use a smaller --batch"
+        )
     if done.returncode != 0:
         raise RuntimeError(f"measuring failed with exit code {done.returncode}: {done.stderr.strip()}")
     answer = json.loads(done.stdout)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pdtool.datasets import read_npz
-from pdtool.errors import InputError
+from pdtool.errors import InputError, UsageError
 from pdtool.folders import PICTURES, is_archive, list_pictures, read_pictures
-from pdtool.images import decode
+from pdtool.images import LARGEST_PIXELS, decode
 from pdtool.runtime.frames import Shot
 from pdtool.runtime.video import read_video
 
@@ -62,6 +62,8 @@ def read_pattern(*, width: int, height: int, frames: int, fps: int | None) -> It
 
     With `fps` they come at that rate, otherwise as fast as they are read.
     """
+    if width * height > LARGEST_PIXELS:
+        raise UsageError(f"test:pattern: {width}x{height} pixels, at most {LARGEST_PIXELS} allowed")
     started = time.monotonic()
     y, x = np.mgrid[:height, :width]
     side = max(min(width, height) // 4, 1)

@@ -39,8 +39,8 @@ class Plan:
 class Screener:
     """Turns images into verdicts with a calibrated bundle, inside a memory budget.
 
-        with Screener.open("bundle", memory_budget="64MiB") as screener:
-            verdicts = screener.screen(images)  # uint8 (N, H, W, C)
+    with Screener.open("bundle", memory_budget="64MiB") as screener:
+        verdicts = screener.screen(images)  # uint8 (N, H, W, C)
     """
 
     def __init__(

@@ -65,6 +65,8 @@ def open_frames(
 
 def _frames(address: Address, open_timeout: float, read_timeout: float, stride: int) -> Generator[Frame, None, None]:
     source = address.secret
+    if not source:
+        raise UsageError("the source is empty; expected a camera, an address, a path or test:pattern")
     head, query = _split(source)
     scheme = match[1].lower() if (match := re.match(r"([A-Za-z][\w+.-]*)://", source)) else ""
     if head == "-":

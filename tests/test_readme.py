@@ -1,6 +1,7 @@
 """The README's commands and its Python work as printed, in an empty folder."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
     """A folder in which the README's commands were run, one after another."""
     folder = tmp_path_factory.mktemp("readme")
     for command in block("sh").splitlines():
-        arguments = command.split()
+        arguments = shlex.split(command)
         assert arguments[0] == "pdtool", command
         done = subprocess.run(
             [sys.executable, "-m", "pdtool", *arguments[1:]], cwd=folder, capture_output=True, text=True, check=False

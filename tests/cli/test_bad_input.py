@@ -322,3 +322,33 @@ def test_help_comes_at_once():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
+def test_a_promise_that_is_not_kept_is_said_wherever_it_matters(bundle):
+    done = pdtool("calibrate", bundle, "--data", "digits", "--target-fpr", "0.001", "--accept-miss")
+    assert done.returncode == 0 and "NOT KEPT" in done.stdout
+    assert "NOT KEPT" in pdtool("bundle", "inspect", bundle).stdout
+    assert "NOT KEPT" in pdtool("screen", bundle, "--source", "test:pattern?frames=1").stderr
+
+
+def test_unscreened_frames_do_not_pass_a_gate(workshop, tmp_path):
+    np.savez(tmp_path / "nan.npz", images=np.full((2, 32, 32, 1), np.nan, dtype=np.float32))
+    screen = ("screen", workshop / "bundle", "--source")
+    assert pdtool(*screen, tmp_path / "nan.npz", "--fail-on-flagged").returncode == 10
+    fails(3, "gave no frames", *screen, "test:pattern?frames=0")
+    fails(2, "is empty", *screen, "")
+    fails(2, "at most", *screen, "test:pattern?width=100000&height=100000")
+
+
+def test_profile_does_not_overwrite(bundle, tmp_path):
+    (tmp_path / "report.json").write_text("mine")
+    fails(3, "--force", "profile", bundle, "--out", tmp_path / "report.json")
+    assert (tmp_path / "report.json").read_text() == "mine"
+
+
+def test_nothing_is_left_in_the_home_folder(workshop, tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "pdtool", "screen", str(workshop / "bundle"), "--source", "test:pattern?frames=1"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert os.listdir(tmp_path) == []
