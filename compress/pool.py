@@ -60,8 +60,9 @@ def make_pool(
     Members finished by an earlier, stopped run with the same settings are kept (unless `resume` is False); asking for
     more members adds to them. A folder that holds another pool is refused; with `force` it stays as it is until the
     new pool is complete (`pdtool.compress.workplace`).
-    Raises GateError where no member reaches the accuracy floor, InputError for data or weights that cannot be used
-    and where another process is writing the pool, UsageError for settings that make no sense.
+    Raises GateError where no member reaches the accuracy floor (the folder then is no pool, its members stay for the
+    next run), InputError for data or weights that cannot be used and where another process is writing the pool,
+    UsageError for settings that make no sense.
     """
     ready = prepare(request)
     original_bytes = weights_bytes(ready.original.net, ready.original.metadata())
@@ -104,6 +105,7 @@ def make_pool(
                 task.say(_line(member, time.perf_counter() - begun, resumed=id in kept))
         used = sum(member.used for member in made)
         if used == 0:
+            (out / "pool.json").unlink(missing_ok=True)  # an earlier run's, with a lower floor
             best = max(member.model.accuracy for member in made)
             raise GateError(
                 f"none of {len(made)} members reaches the accuracy floor {floor:.4f} (best {best:.4f}, original "

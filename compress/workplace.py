@@ -51,6 +51,8 @@ def workplace(out: Path, wanted: Wanted, *, resume: bool, force: bool) -> Iterat
     a folder with foreign files and where another process is writing the pool.
     """
     out = Path(os.path.realpath(out))
+    if not out.name:
+        raise InputError(f"{out}: is the root of the file system; choose another --out")
     fresh = out.with_name(f".{out.name}.new")
     restore_folder(out)
     with _locked(out):

@@ -31,10 +31,12 @@ def new_folder(
 
     With `force` an existing `path` is replaced, provided it is empty or an older folder of this kind: it holds the file
     `marker` and nothing at its top but that and names that match `own` (wildcards allowed). Raises InputError for any
-    other existing `path`, for a link, and where `path` is or contains one of the `inputs` that the new folder is made
-    of. After any error or Ctrl-C nothing is left, and at every moment the old folder or the new one is there.
+    other existing `path`, for a link or the root, and where `path` is or contains one of the `inputs` that the
+    new folder is made of. After any error or Ctrl-C nothing is left, and at every moment the old folder or the new one is there.
     """
     path = Path(os.path.abspath(path))
+    if not path.name:
+        raise InputError(f"{path}: is the root of the file system; choose another --out")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         restore_folder(path)

@@ -312,6 +312,22 @@ def test_no_usable_member_is_a_gate_error(request_of: PoolRequest, tmp_path: Pat
     assert not (tmp_path / "POOL" / "pool.json").exists()
 
 
+def test_a_pool_below_a_higher_floor_is_no_pool_any_more(pool_of: Path, request_of: PoolRequest) -> None:
+    stamp = (pool_of / "members" / "m000.safetensors").stat().st_mtime_ns
+    with pytest.raises(GateError, match="none of 2 members"):
+        make_pool(replace(request_of, min_accuracy=1.0), pool_of)
+    with pytest.raises(InputError, match=r"has no pool\.json"):
+        open_pool(pool_of)
+    make_pool(request_of, pool_of)
+    assert (pool_of / "members" / "m000.safetensors").stat().st_mtime_ns == stamp  # the members were kept
+    open_pool(pool_of)
+
+
+def test_the_root_is_no_place_for_a_pool(request_of: PoolRequest) -> None:
+    with pytest.raises(InputError, match="is the root of the file system"):
+        make_pool(request_of, Path("/"), force=True)
+
+
 def test_a_member_that_diverges_is_recorded_and_not_used(request_of: PoolRequest, tmp_path: Path) -> None:
     request = replace(request_of, members=1, recipe=replace(request_of.recipe, lr=1e9), max_drop=1.0)
     with pytest.raises(GateError, match="none of 1 members"):

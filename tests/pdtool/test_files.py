@@ -86,6 +86,11 @@ def test_an_unwritable_place(tmp_path):
         pass
 
 
+def test_the_root_is_never_replaced():
+    with pytest.raises(InputError, match="is the root of the file system"), new_folder(Path("/"), force=True):
+        pass
+
+
 def test_read_checked_notices_every_change(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"abc")
