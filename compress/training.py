@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import Normalised
 from pdtool.compress.modes import evaluating
-from pdtool.errors import GateError
+from pdtool.errors import GateError, UsageError
 from pdtool.images import Images
 
 __all__ = ["RECIPES", "Hooks", "Recipe", "TrainingSet", "accuracy", "device_of", "fit", "predict"]
@@ -50,6 +50,17 @@ class Recipe:
     light: float = 0.4
     flip: bool = False  # off: traffic signs and digits change their meaning in a mirror
     norm_images: int = 2048  # images that batch norm is estimated on at the end
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number that no training can use."""
+        for name in ("lr", "clip", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} should be a number above 0, is {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay should be a number of at least 0, is {self.weight_decay}")
+        for name in ("momentum", "label_smoothing", "distill", "light"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} should lie in [0, 1], is {getattr(self, name)}")
 
     def resolved(self, images: int) -> "Recipe":
         """The recipe for so many images, nothing left open."""

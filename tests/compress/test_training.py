@@ -196,6 +196,24 @@ def test_training_refuses_what_it_cannot_use(tmp_path: Path, trained: Trained) -
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("lr", math.inf, "lr should be a number above 0, is inf"),
+        ("lr", math.nan, "is nan"),
+        ("lr", 0.0, "is 0.0"),
+        ("clip", -1.0, "clip should be a number above 0"),
+        ("temperature", 0.0, "temperature should be a number above 0"),
+        ("weight_decay", math.inf, "weight_decay should be a number of at least 0"),
+        ("momentum", math.nan, r"momentum should lie in \[0, 1\]"),
+        ("distill", 1.5, r"distill should lie in \[0, 1\]"),
+    ],
+)
+def test_no_recipe_holds_a_number_that_training_cannot_use(setting: str, value: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe(**{"name": "mine", "epochs": 1, setting: value})
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     planned = train_original("lenet5", "digits", tmp_path / "w.safetensors", dry_run=True)
     assert planned.steps > 100 and not list(tmp_path.iterdir())
