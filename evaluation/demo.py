@@ -19,6 +19,7 @@ from pdtool.artifacts import Verdict
 from pdtool.errors import InputError, PdtoolError
 from pdtool.evaluation.metrics import Rate, mean, rate, relative_cost
 from pdtool.extras import require
+from pdtool.files import write_error
 from pdtool.jsonform import JsonValue, decode
 from pdtool.runtime.bundle import pretty
 from pdtool.runtime.screener import Screener
@@ -100,23 +101,27 @@ def run_demo(
 
     Left there: model.safetensors, pool/, bundle/, evaluation/, verdicts.jsonl, report.html, report.json and
     commands.sh. The commands' own results go to `results` (as `subprocess` takes it; None: this process's stdout).
-    Raises InputError where `out` holds something (unless `force`), MissingError for a missing package, and the error
-    of a command that failed.
+    Raises InputError where `out` holds something (unless `force`) or cannot be written, MissingError for a missing
+    package, and the error of a command that failed.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise InputError(f"{out}: is not empty; choose another --out or add --force to replace the demo in it")
+    try:
+        _check_out(out, force)
+    except OSError as error:
+        raise write_error(out, error) from error
     for module in NEEDED:
         if importlib.util.find_spec(module) is None:
             require(module, "run the demo")
-    out.mkdir(parents=True, exist_ok=True)
     lines = commands(out, members=members, seed=seed, force=force)
     verdicts = out / "verdicts.jsonl"
     typed = [shlex.join(["pdtool", *line]) for line in lines]
     typed[-1] += f" > {shlex.quote(str(verdicts))}"
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    (out / "commands.sh").write_text("\n".join(["set -e", f"export OMP_NUM_THREADS={threads}", *typed]) + "\n")
+    script = "\n".join(["set -e", f"export OMP_NUM_THREADS={threads}", *typed]) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "commands.sh").write_text(script)
+    except OSError as error:
+        raise write_error(out, error) from error
     started = time.perf_counter()
     ran = []
     say(f"$ export OMP_NUM_THREADS={threads}  # nets this small gain nothing from more, and sums keep their order")
@@ -177,6 +182,13 @@ def count_stream(mixed: Path, verdicts: list[Verdict], bundle: Path, *, seed: in
             )
         )
     return tuple(results)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise InputError(f"{out}: is not empty; choose another --out or add --force to replace the demo in it")
 
 
 def _run(line: list[str], shown: str, results: IO[str] | int | None, *, quiet: bool) -> None:

@@ -1,5 +1,6 @@
 """The demo's parts: its command lines are real ones, its counts are those of the verdict lines."""
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
         demo.run_demo(tmp_path / "mine.txt", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="d: cannot be written"):
+        demo.run_demo(tmp_path / "file" / "d")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(InputError, match=r"d: cannot be written \(Read-only file system\)"):
+        demo.run_demo(tmp_path / "d")
 
 
 def test_stream_counts(workshop: Path, tmp_path: Path) -> None:
