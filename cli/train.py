@@ -16,7 +16,7 @@ def train(
     test: Annotated[
         str | None,
         typer.Option(
-            help="Data for the accuracy; default: a tenth of --data. That tenth is held back all the same, for compress."
+            help="Data for the accuracy; default: a tenth of --data, which is held back all the same, for compress."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,

@@ -49,7 +49,10 @@ def hold_back(data: Labelled, groups: NDArray[np.int64], *, spec: str) -> tuple[
             chosen = rng.permutation(members)[: max(1, round(HELD_BACK * len(members)))]
             held |= (data.labels == label) & np.isin(groups, chosen)
     if not held.any():
-        raise InputError(f"{spec}: too few images to hold some back (5 a class at least); give them with --holdout")
+        raise InputError(
+            f"{spec}: too few images to hold some back; expected a class with at least 5 (tracks count as one); add "
+            f"images, or, in compress, name other data with --holdout"
+        )
     return _take(data, ~held), _take(data, held)
 
 

@@ -58,7 +58,7 @@ def test_traffic_sign_tracks_are_held_back_whole() -> None:
 
 def test_too_few_images_to_hold_back_are_refused() -> None:
     data = dataset([0, 0, 1, 1], ("a", "b"))
-    with pytest.raises(InputError, match="too few images to hold some back .*--holdout"):
+    with pytest.raises(InputError, match="too few images to hold some back; .*add images, or, in compress.*--holdout"):
         hold_back(align(data, data.classes), data.groups, spec="made")
 
 
