@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.datasets import NAMED, Raw, Role, largest_bytes, read_factory, read_npz
-from pdtool.errors import InputError
+from pdtool.errors import InputError, UsageError
 from pdtool.folders import ARCHIVES, PICTURES, is_archive, list_pictures, read_pictures, source_of
 from pdtool.images import Images, Size, decode, fit, fit_all
 
@@ -65,10 +65,13 @@ def load_data(spec: str, size: Size, *, role: Role, limit: int | None = None, la
     With `labelled` False pictures without class folders are allowed; labels are read where there are some.
     A picture that cannot be read is left out, named in `skipped` and in one logged warning.
 
-    Raises InputError for a spec, path or file that does not fit, MissingError for a package not installed.
+    Raises UsageError for an empty spec, InputError for a path or file that does not fit, MissingError for a package
+    not installed.
     """
     path, role_given, part = _parse(spec)
     name, colon, rest = path.partition(":")
+    if not path.strip() or (name in NAMED and colon and not rest):
+        raise UsageError(f"the data spec {spec!r} names no data; expected a folder, file.npz, digits or cifar10:DIR")
 
     def choose(labels: NDArray[np.int64] | None, groups: NDArray[np.int64]) -> NDArray[np.int64]:
         order = _part(labels, groups, *part) if part else np.arange(len(groups))

@@ -200,6 +200,11 @@ def _checked(name: str, images: Any, labels: Any, classes: Any = None) -> Raw:
         came = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         came = "none" if images is None else came
         raise InputError(f"{name}: expected images as a uint8 or float32 array (N, H, W, C), got {came}")
+    if images.ndim == 3 and images.shape[-1] in (1, 3, 4):
+        raise InputError(
+            f"{name}: images {images.shape} look like one picture (H, W, C), expected (N, H, W, C) or grey (N, H, W); "
+            f"save one picture as images[None]"
+        )
     names = tuple(map(str, classes)) if classes is not None else ()
     if len(set(names)) != len(names):
         raise InputError(f"{name}: class names should be distinct")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pdtool import data as module
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
-from pdtool.errors import InputError, PdtoolError
+from pdtool.errors import InputError, PdtoolError, UsageError
 from pdtool.images import Images
 
 GREY = (1, 32, 32)
@@ -274,6 +274,12 @@ def test_digits_is_the_same_every_time_and_a_suffix_beats_the_role():
     assert len(load_data("digits#test#1/2", GREY, role="train").images) == 179
 
 
+@pytest.mark.parametrize("spec", ["", " ", "mnist:"])
+def test_an_empty_spec_is_not_the_current_folder(spec):
+    with pytest.raises(UsageError, match="names no data; expected a folder"):
+        load_data(spec, GREY, role="train")
+
+
 # -- .npz
 
 
@@ -311,6 +317,7 @@ IMAGES = np.zeros((4, 32, 32, 1), dtype=np.uint8)
         ({"images": IMAGES, "labels": np.arange(4), "classes": ["a", "b"]}, r"labels should lie in 0\.\.1, are 0\.\.3"),
         ({"images": IMAGES, "labels": np.arange(4), "classes": ["a", "b", "c", "a"]}, "distinct"),
         ({"images": IMAGES.astype(np.float64), "labels": np.arange(4)}, r"got float64 \(4, 32, 32, 1\)"),
+        ({"images": np.zeros((32, 32, 3), np.uint8)}, r"\(32, 32, 3\) look like one picture .*images\[None\]"),
         ({"images": IMAGES[0, 0], "labels": np.arange(4)}, r"\(N, H, W, C\), got uint8 \(32, 1\)"),
         ({"images": IMAGES.astype(np.float32) + 2, "labels": np.arange(4)}, r"numbers in \[0, 1\]"),
         ({"images": np.zeros((4, 8, 8, 1), np.float32), "labels": np.arange(4)}, "must be .* already"),
