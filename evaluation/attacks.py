@@ -134,7 +134,7 @@ ATTACKS: dict[str, Attack] = {
 def parse_attack(text: str) -> Attack:
     """`name` or `name:setting=value,...` as an attack; a value may be a fraction such as 8/255.
 
-    Raises UsageError for an unknown name or setting, or a value that is no number above or equal to 0.
+    Raises UsageError for an unknown name or setting, or a value that is no number of its range.
 
     >>> parse_attack("fgsm:epsilon=8/255").settings
     {'epsilon': 0.03137254901960784}
@@ -148,7 +148,12 @@ def parse_attack(text: str) -> Attack:
         key, _, value = option.partition("=")
         if key not in settings:
             raise UsageError(f"attack {name} has no setting {key!r}; it takes {', '.join(settings)}")
-        settings[key] = _number(value, text, whole=isinstance(settings[key], int))
+        settings[key] = number = _number(value, text, whole=isinstance(settings[key], int))
+        if number > 1 and "epsilon" in settings and key in ("epsilon", "step"):
+            levels = number if number <= 255 else 8
+            raise UsageError(f"attack {text!r}: pixels lie in [0, 1], {key} is at most 1; write {key}={levels:g}/255")
+        if number == 0 and key in ("steps", "searches"):
+            raise UsageError(f"attack {text!r}: expected at least 1 for {key}, got 0")
     return replace(attack, settings=settings)
 
 

@@ -135,6 +135,10 @@ def test_settings_are_parsed() -> None:
         ("fgsm:epsilon=much", "expected a number or a fraction such as 8/255 of at least 0, got 'much'"),
         ("fgsm:epsilon=1/0", "got '1/0'"),
         ("fgsm:epsilon=-1", "got '-1'"),
+        ("fgsm:epsilon=8", "epsilon is at most 1; write epsilon=8/255"),
+        ("pgd:step=2", "step is at most 1; write step=2/255"),
+        ("bim:steps=0", "expected at least 1 for steps, got 0"),
+        ("cw:searches=0", "expected at least 1 for searches, got 0"),
         ("pgd:steps=1.5", "expected a whole number of at least 0, got '1.5'"),
     ],
 )
