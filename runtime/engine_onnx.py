@@ -10,16 +10,7 @@ from pdtool.errors import InputError
 from pdtool.extras import require
 from pdtool.runtime.memory import give_back, tune_malloc
 
-__all__ = ["OnnxEngine", "load_onnxruntime"]
-
-
-def load_onnxruntime() -> Any:
-    """ONNX Runtime, its telemetry off: 1.31 leaves a device id and a database in ~/.cache and names a collector.
-
-    Raises MissingError where it is not installed.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is first imported
-    return require("onnxruntime", "run ONNX models")
+__all__ = ["OnnxEngine"]
 
 
 class OnnxEngine:
@@ -35,7 +26,7 @@ class OnnxEngine:
         Raises InputError where ONNX Runtime refuses the file, `name` says which.
         """
         tune_malloc()
-        ort = load_onnxruntime()
+        ort = require("onnxruntime", "run ONNX models")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
