@@ -32,7 +32,8 @@ def new_folder(
     With `force` an existing `path` is replaced, provided it is empty or an older folder of this kind: it holds the file
     `marker` and nothing at its top but that and names that match `own` (wildcards allowed). Raises InputError for any
     other existing `path`, for a link or the root, and where `path` is or contains one of the `inputs` that the
-    new folder is made of. After any error or Ctrl-C nothing is left, and at every moment the old folder or the new one is there.
+    new folder is made of. After any error or Ctrl-C nothing is left, and at every moment the old folder or the new one
+    is there.
     """
     path = Path(os.path.abspath(path))
     if not path.name:

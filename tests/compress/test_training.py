@@ -211,7 +211,7 @@ def test_training_refuses_what_it_cannot_use(tmp_path: Path, trained: Trained) -
 )
 def test_no_recipe_holds_a_number_that_training_cannot_use(setting: str, value: float, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Recipe(**{"name": "mine", "epochs": 1, setting: value})
+        replace(SHORT, **{setting: value})  # type: ignore[arg-type]
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
