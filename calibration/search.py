@@ -17,7 +17,7 @@ P1 = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 STRICTEST = (0.97, 0.999)  # flags only what every member calls changed, clears at the first that does not
 LEVELS = 25  # false-alarm levels between 0 and the target
 # What is assumed of attacked frames, since none are at hand: the chance that a member changes their label is spread
-# evenly over 0.3 to 1 (plainly pruned members: 0.3 to 0.5 under one-step attacks, 0.8 under minimal-norm ones).
+# evenly over 0.3 to 1. An assumption, not a measurement: attacks that change fewer labels are flagged less often.
 ATTACKED = np.linspace(0.3, 1.0, 15)
 NEARLY = 0.02  # power given up for fewer models
 

@@ -1,5 +1,7 @@
 """What one picture costs a net: multiply-accumulates, parameters and output bytes, a layer and in all."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,7 +62,9 @@ def count(net: nn.Module, size: Size) -> ModelCosts:
     )
 
 
-def _adder(outputs: dict[str, int], name: str):  # type: ignore[no-untyped-def]
+def _adder(outputs: dict[str, int], name: str) -> Callable[[nn.Module, object, object], None]:
+    """A forward hook that adds the float32 bytes of a module's output to `outputs[name]`."""
+
     def add(module: nn.Module, inputs: object, output: object) -> None:
         tensors = output if isinstance(output, (tuple, list)) else [output]
         size = sum(4 * tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))

@@ -240,7 +240,7 @@ def _call_factory(spec: ModelSpec) -> nn.Module:
     try:
         takes_classes = "classes" in inspect.signature(factory).parameters
         net = factory(classes=spec.classes) if takes_classes else factory()
-    except Exception as error:
+    except Exception as error:  # the user's own factory may raise anything
         raise InputError(f"model {spec.name!r} failed to build: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise InputError(f"model {spec.name!r} should return a torch.nn.Module, returned {type(net).__name__}")
@@ -251,7 +251,7 @@ def _check_output(net: nn.Module, spec: ModelSpec) -> None:
     try:
         with torch.no_grad():
             out = net.eval()(torch.zeros(2, *spec.input))
-    except Exception as error:
+    except Exception as error:  # and so may its forward
         shape = "x".join(map(str, spec.input))
         raise InputError(f"model {spec.name!r} does not take pictures of {shape} ({error}); set input=CxHxW") from error
     if not isinstance(out, Tensor) or out.shape != (2, spec.classes):

@@ -170,7 +170,7 @@ def _graph(net: nn.Module, size: Size) -> Iterator[torch_pruning.DependencyGraph
             picture, _ = _run(net, size, "the model does not run on one picture")
             try:  # a tuple: a bare tensor would be tried unbatched first
                 graph = torch_pruning.DependencyGraph().build_dependency(net, (picture,), verbose=False)
-            except Exception as error:
+            except Exception as error:  # tracing runs the user's own forward, which may raise anything
                 raise InputError(f"the model cannot be traced ({type(error).__name__}: {error})") from error
             yield graph
     finally:
@@ -208,6 +208,7 @@ def _follows(net: nn.Module, size: Size, units: Sequence[Unit]) -> bool:
     with torch.no_grad():
         for module, found in readers:
             weight = module.get_parameter("weight")
+            # torch's stubs take a module's attributes for tensors
             groups = 1 if isinstance(module, nn.Linear) else int(module.groups)  # type: ignore[arg-type]
             for index in found:
                 group, column = divmod(index, weight.shape[1])
@@ -271,7 +272,7 @@ def _run(net: nn.Module, size: Size, failure: str) -> tuple[Tensor, tuple[int, .
     try:
         with torch.no_grad(), evaluating(net):
             output = net(picture)
-    except Exception as error:
+    except Exception as error:  # the user's own forward may raise anything
         raise InputError(f"{failure} ({type(error).__name__}: {error})") from error
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise InputError(f"{failure} (expected logits (1, classes), got {getattr(output, 'shape', type(output))})")
@@ -279,4 +280,5 @@ def _run(net: nn.Module, size: Size, failure: str) -> tuple[Tensor, tuple[int, .
 
 
 def _width(module: nn.Module) -> int:
+    # torch's stubs take a module's attributes for tensors
     return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]

@@ -176,7 +176,7 @@ def fit(
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         for model in filter(None, (net, teacher)):
-            model.to(memory_format=FORMAT)  # type: ignore[call-overload]
+            model.to(memory_format=FORMAT)  # type: ignore[call-overload]  # torch documents it
         net.train()
         for step, index in enumerate(_batches(len(data), recipe.batch, recipe.epochs, generator)):
             for group in optimiser.param_groups:
@@ -202,7 +202,7 @@ def fit(
     estimate_norms(net, data, recipe.norm_images)
     net.eval()
     for model in filter(None, (net, teacher)):
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
     for parameter in net.parameters():
         parameter.grad = None
     return time.perf_counter() - started

@@ -91,7 +91,7 @@ for name in sys.argv[1:]:
         if name == "onnxruntime":
             detail += ", " + ", ".join(module.get_available_providers())
         answer[name] = [True, detail]
-    except Exception as error:
+    except Exception as error:  # a broken package may raise anything while it is imported
         answer[name] = [False, f"{type(error).__name__}: {error}"]
     print(json.dumps(answer), flush=True)
 """

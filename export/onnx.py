@@ -29,7 +29,7 @@ def to_onnx(net: torch.nn.Module, size: Size) -> bytes:
     net.eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # torch announces the other exporter
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not exported
         torch.onnx.export(
             net,
             (example,),

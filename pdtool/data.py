@@ -155,7 +155,7 @@ def _parse(spec: str) -> tuple[str, Role | None, tuple[int, int] | None]:
         if (suffix[4] and role) or (suffix[2] and part):
             raise InputError(f"{spec}: the same kind of part is given twice; give one")
         if suffix[4]:
-            role = suffix[4]  # type: ignore[assignment]
+            role = suffix[4]  # type: ignore[assignment]  # one of the three that the pattern names
         else:
             part = int(suffix[2]), int(suffix[3])
             if not 1 <= part[0] <= part[1]:

@@ -36,7 +36,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{name}: ONNX Runtime refuses the file ({reason}); export it again") from None
         # Its Python wrapper keeps the file's bytes to build the session anew with other providers, which never happens

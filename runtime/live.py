@@ -71,7 +71,7 @@ class _Slot:
             finally:
                 if hasattr(shots, "close"):
                     shots.close()  # closes container or child in the thread that used it
-        except Exception as caught:
+        except Exception as caught:  # a thread's error is raised by the one that reads frames
             error = caught
         with self._changed:
             self._error, self._ended = error, True
