@@ -1,76 +1,168 @@
-"""A decision table: the sequential test reduced to integers, so that a device only compares counts."""
+"""A decision table: the sequential test reduced to numbers, so that a device only compares.
+
+Evidence is what one member says against the original's label: 0 or 1 (label change), or a number in [0, 1] (graded).
+"""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLEAR", "CONTINUE", "FLAG", "DecisionTable", "SequentialTest", "decide", "replay"]
+from pdtool.decisions import Calibration
+
+__all__ = ["CLEAR", "CONTINUE", "FLAG", "DecisionTable", "GradedTable", "SequentialTest", "Table", "replay", "table_of"]
 
 CONTINUE, FLAG, CLEAR = 0, 1, -1
+
+Evidence = NDArray[np.bool_] | NDArray[np.int64] | NDArray[np.float64]
+
+
+class Table(Protocol):
+    """A sequential test of at most `max_models` members; after those it has decided every frame."""
+
+    @property
+    def max_models(self) -> int:
+        """Most members that a frame can need."""
+        ...
+
+    def decide(self, asked: int, total: Evidence, last: Evidence) -> NDArray[np.int8]:
+        """FLAG, CLEAR or CONTINUE for frames (N,) after `asked` members.
+
+        `total` (N,): the sum of their evidence; `last` (N,): that of the last one.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class DecisionTable:
-    """Entry n-1 is for n models asked: at least `flag_at` changes flag, at most `clear_at` clear, None: neither.
+    """For label changes. Entry n-1 is for n models asked: at least `flag_at` changes flag, at most `clear_at` clear.
 
-    The last entries decide every count, so that `len(flag_at)` models always suffice.
+    None: that many cannot decide so. The last entries decide every count. With `after_change` a frame is decided
+    only by a member that changed its label, and what the last member leaves open is clear (the `mmt` rule).
     """
 
     flag_at: tuple[int | None, ...]
     clear_at: tuple[int | None, ...]
+    after_change: bool = False
+
+    @staticmethod
+    def of(first_flag: NDArray[np.int64], last_clear: NDArray[np.int64]) -> "DecisionTable":
+        """From counts a number of models (N,): n + 1 where no count flags, -1 where none clears."""
+        return DecisionTable(
+            tuple(None if count > n else int(count) for n, count in enumerate(first_flag, start=1)),
+            tuple(None if count < 0 else int(count) for count in last_clear),
+        )
 
     @property
     def max_models(self) -> int:
         """Most models that a frame can need."""
         return len(self.flag_at)
 
+    def decide(self, asked: int, total: Evidence, last: Evidence) -> NDArray[np.int8]:
+        """As `Table.decide`; `total` counts changes."""
+        flag, clear = self.flag_at[asked - 1], self.clear_at[asked - 1]
+        decision = np.full(total.shape, CONTINUE, dtype=np.int8)
+        if flag is not None:
+            decision[total >= flag] = FLAG
+        if clear is not None:
+            decision[total <= clear] = CLEAR
+        if self.after_change:
+            decision[~last.astype(bool)] = CLEAR if asked == self.max_models else CONTINUE
+        return decision
+
+
+@dataclass(frozen=True)
+class GradedTable:
+    """For graded evidence. Entry n-1 is for n asked: a mean above `flag_above` flags, at most `clear_below` clears.
+
+    None: that many cannot decide so. The last entries are the same number, so that every frame is decided.
+    """
+
+    flag_above: tuple[float | None, ...]
+    clear_below: tuple[float | None, ...]
+
+    @property
+    def max_models(self) -> int:
+        """Most models that a frame can need."""
+        return len(self.flag_above)
+
+    def decide(self, asked: int, total: Evidence, last: Evidence) -> NDArray[np.int8]:
+        """As `Table.decide`."""
+        del last
+        flag, clear = self.flag_above[asked - 1], self.clear_below[asked - 1]
+        mean = total / asked
+        decision = np.full(total.shape, CONTINUE, dtype=np.int8)
+        if flag is not None:
+            decision[mean > flag] = FLAG
+        if clear is not None:
+            decision[mean <= clear] = CLEAR
+        return decision
+
 
 class SequentialTest:
-    """The test for one frame, one member's answer at a time.
+    """The test for one frame, one member's evidence at a time.
 
     >>> test = SequentialTest(DecisionTable(flag_at=(None, 2, 2), clear_at=(None, None, 1)))
     >>> [test.update(changed) for changed in (True, False, True)]
     [0, 0, 1]
+    >>> test = SequentialTest(GradedTable(flag_above=(0.9, 0.5), clear_below=(0.1, 0.5)))
+    >>> [test.update(evidence) for evidence in (0.3, 0.2)]
+    [0, -1]
+
+    On a frame whose members change their label with chance 0.7, and on one with 0.05:
+
+    >>> from pdtool.calibration.wald import compile_wald
+    >>> votes = np.random.default_rng(7).random(16)
+    >>> for chance in (0.7, 0.05):
+    ...     test = SequentialTest(compile_wald(0.1, 0.5, 0.05, 0.05, 16, "threshold"))
+    ...     print(next(decision for vote in votes if (decision := test.update(vote < chance))), test.models_used)
+    1 4
+    -1 6
     """
 
-    def __init__(self, table: DecisionTable) -> None:
+    def __init__(self, table: Table) -> None:
         self.table = table
         self.models_used = 0
-        self.changes = 0
+        self.total = 0.0
         self.decision = CONTINUE
 
-    def update(self, changed: bool) -> int:
-        """Count one member's answer; CONTINUE (0), FLAG (1) or CLEAR (-1). Raises ValueError after a decision."""
+    def update(self, evidence: bool | float) -> int:
+        """Count one member's evidence; CONTINUE (0), FLAG (1) or CLEAR (-1). Raises ValueError after a decision, or
+        for evidence that is no number in [0, 1]."""
         if self.decision != CONTINUE:
             raise ValueError("the test has decided already; start a new one for the next frame")
+        if not 0 <= evidence <= 1:
+            raise ValueError(f"expected evidence in [0, 1], got {evidence}")
         self.models_used += 1
-        self.changes += bool(changed)
-        self.decision = int(decide(self.table, self.models_used, np.array([self.changes]))[0])
+        self.total += evidence
+        last = np.array([float(evidence)])
+        self.decision = int(self.table.decide(self.models_used, np.array([self.total]), last)[0])
         return self.decision
 
 
-def decide(table: DecisionTable, models_used: int, changes: NDArray[np.int64]) -> NDArray[np.int8]:
-    """FLAG, CLEAR or CONTINUE for each of many frames (N,) after `models_used` members were asked of all of them."""
-    flag, clear = table.flag_at[models_used - 1], table.clear_at[models_used - 1]
-    decision = np.full(changes.shape, CONTINUE, dtype=np.int8)
-    if flag is not None:
-        decision[changes >= flag] = FLAG
-    if clear is not None:
-        decision[changes <= clear] = CLEAR
-    return decision
+def replay(table: Table, evidence: Evidence) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Run the test on recorded evidence (N, M >= max_models), column k the k-th member asked.
 
-
-def replay(table: DecisionTable, changed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Run the test on recorded votes (N, M >= max_models), column k the k-th member asked.
-
-    Returns which frames are flagged (N,) and how many models each used (N,).
+    Returns which frames are flagged (N,) and how many models each used (N,). Raises ValueError for too few members or
+    evidence that is no number in [0, 1].
     """
-    frames, members = changed.shape
+    frames, members = evidence.shape
     if members < table.max_models:
         raise ValueError(f"the table asks up to {table.max_models} models, the votes hold {members}")
-    counts = changed[:, : table.max_models].cumsum(axis=1)
-    decisions = np.stack([decide(table, n + 1, counts[:, n]) for n in range(table.max_models)], axis=1)
+    if not ((evidence >= 0) & (evidence <= 1)).all():
+        raise ValueError("expected evidence in [0, 1]")
+    totals = evidence[:, : table.max_models].cumsum(axis=1)
+    decisions = np.stack([table.decide(n + 1, totals[:, n], evidence[:, n]) for n in range(table.max_models)], axis=1)
     used = (decisions != CONTINUE).argmax(axis=1) + 1
     flagged = decisions[np.arange(frames), used - 1] == FLAG
     return flagged, used
+
+
+def table_of(calibration: Calibration) -> Table:
+    """The table that a calibration holds."""
+    if calibration.flag_at is not None and calibration.clear_at is not None:
+        return DecisionTable(calibration.flag_at, calibration.clear_at, calibration.after_change)
+    if calibration.flag_above is None or calibration.clear_below is None:
+        raise ValueError("the calibration holds no table")
+    return GradedTable(calibration.flag_above, calibration.clear_below)

@@ -14,11 +14,11 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.artifacts import AtCap
 from pdtool.calibration.table import DecisionTable
+from pdtool.decisions import AtCap
 from pdtool.errors import UsageError
 
-__all__ = ["compile_wald", "log_ratio"]
+__all__ = ["check_hypotheses", "compile_wald", "log_ratio"]
 
 
 def log_ratio(n: int, z: NDArray[np.int64] | int, p0: float, p1: float) -> NDArray[np.float64]:
@@ -31,12 +31,21 @@ def log_ratio(n: int, z: NDArray[np.int64] | int, p0: float, p1: float) -> NDArr
     return changed * log(p1 / p0) + (n - changed) * log((1 - p1) / (1 - p0))
 
 
+def check_hypotheses(p0: float, p1: float, alpha: float, beta: float, max_models: int) -> None:
+    """Raise UsageError unless 0 < p0 < p1 < 1, alpha and beta lie in (0, 0.5) and max_models >= 1."""
+    if not 0 < p0 < p1 < 1:
+        raise UsageError(f"expected 0 < p0 < p1 < 1, got p0 = {p0}, p1 = {p1}")
+    if not (0 < alpha < 0.5 and 0 < beta < 0.5):
+        raise UsageError(f"expected alpha and beta between 0 and 0.5, got {alpha} and {beta}")
+    if max_models < 1:
+        raise UsageError(f"expected at least 1 model, got {max_models}")
+
+
 def compile_wald(p0: float, p1: float, alpha: float, beta: float, max_models: int, at_cap: AtCap) -> DecisionTable:
     """The test's integer table for at most `max_models` members.
 
     Where the last member leaves a frame undecided, `at_cap` decides: "adversarial", "clean", or "threshold" (the
-    likelier hypothesis: flag where L >= 0). Raises UsageError unless 0 < p0 < p1 < 1, alpha and beta lie in (0, 0.5)
-    and max_models >= 1.
+    likelier hypothesis: flag where L >= 0). Raises UsageError as `check_hypotheses` does.
 
     >>> table = compile_wald(0.1, 0.5, 0.05, 0.05, 8, "threshold")
     >>> table.flag_at
@@ -44,12 +53,7 @@ def compile_wald(p0: float, p1: float, alpha: float, beta: float, max_models: in
     >>> table.clear_at
     (None, None, None, None, None, 0, 0, 2)
     """
-    if not 0 < p0 < p1 < 1:
-        raise UsageError(f"expected 0 < p0 < p1 < 1, got p0 = {p0}, p1 = {p1}")
-    if not (0 < alpha < 0.5 and 0 < beta < 0.5):
-        raise UsageError(f"expected alpha and beta between 0 and 0.5, got {alpha} and {beta}")
-    if max_models < 1:
-        raise UsageError(f"expected at least 1 model, got {max_models}")
+    check_hypotheses(p0, p1, alpha, beta, max_models)
     upper, lower = log((1 - beta) / alpha), log(beta / (1 - alpha))
     flag_at: list[int | None] = []
     clear_at: list[int | None] = []

@@ -15,7 +15,7 @@ from typing import IO, ClassVar
 
 import numpy as np
 
-from pdtool.artifacts import Verdict
+from pdtool.decisions import Verdict
 from pdtool.errors import InputError, PdtoolError
 from pdtool.evaluation.metrics import Rate, mean, rate, relative_cost
 from pdtool.extras import require

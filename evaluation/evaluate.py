@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pdtool
-from pdtool.artifacts import Bundle, Calibration, FileEntry
+from pdtool.artifacts import Bundle, FileEntry
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.watch import Watch, silent
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
+from pdtool.decisions import Calibration
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacked import Attacked, write_attacked
 from pdtool.evaluation.attacks import ATTACKS, Attack, parse_attack, run_attack
@@ -198,6 +199,7 @@ def _subject(opened: OpenBundle, of: PoolFolder, calibration: Calibration) -> Su
         member_macs=float(np.mean([member.macs for member in bundle.members])),
         bundle_digest=bundle.digest,
         rule=calibration.rule,
+        evidence=calibration.evidence,
         target_fpr=calibration.target_fpr,
         confidence=calibration.confidence,
         fpr_upper=calibration.fpr_upper,
@@ -242,7 +244,7 @@ def _attack_result(
         linf=mean(found.linf[fooled]),
         l2=mean(found.l2[fooled]),
         flagged=rate(screened.flagged[fooled]),
-        auroc=auroc(clean.lcr, screened.lcr[fooled]),
+        auroc=auroc(clean.score, screened.score[fooled]),
         corrected=rate(screened.corrected[caught] == screened.truth[caught]),
         failed_flagged=rate(screened.flagged[~fooled]),
         unscreened=int((~screened.screened).sum()),

@@ -124,12 +124,13 @@ def markdown_report(evaluation: Evaluation) -> str:
 
 def _change_rates(evaluation: Evaluation, clean: Screened, attacked: Screened) -> str:
     members = evaluation.subject.members
+    hypotheses = {"p0, clean below": evaluation.subject.p0, "p1, attacked above": evaluation.subject.p1}
     return histogram(
         f"Label change rate: clean and {attacked.name}",
         {"clean": clean.lcr, attacked.name: attacked.lcr[attacked.wrong]},
         xlabel=f"share of the {members} members that disagree with the original",
         bins=list((np.arange(members + 2) - 0.5) / members),
-        lines={"p0, clean below": evaluation.subject.p0, "p1, attacked above": evaluation.subject.p1},
+        lines={name: p for name, p in hypotheses.items() if p is not None},
     )
 
 

@@ -23,11 +23,12 @@ class Subject:
     member_macs: float  # mean
     bundle_digest: str
     rule: str
+    evidence: str  # what a member says: label or graded
     target_fpr: float
     confidence: float
     fpr_upper: float
-    p0: float
-    p1: float
+    p0: float | None  # hypotheses of the rules that have such
+    p1: float | None
     max_models: int
     calibration_data: str
     calibration_images: int
@@ -69,7 +70,7 @@ class AttackResult:
     linf: float | None  # mean largest change of a pixel, pixels in [0, 1]
     l2: float | None  # mean Euclidean length of the change
     flagged: Rate
-    auroc: float | None  # of the label change rate over all members, against every clean image
+    auroc: float | None  # of the mean evidence of all members, against every clean image
     corrected: Rate  # of the flagged ones
     failed_flagged: Rate  # attacked images that do not fool the original, flagged all the same
     unscreened: int

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.artifacts import Verdict
+from pdtool.decisions import Verdict
 from pdtool.evaluation.metrics import relative_cost
 from pdtool.images import Images
 from pdtool.runtime.screener import Screener
@@ -27,6 +27,7 @@ class Screened:
     verdicts: tuple[Verdict, ...]
     given: NDArray[np.int64]  # the exported original's label
     lcr: NDArray[np.float64]  # label change rate, all members asked
+    score: NDArray[np.float64]  # mean evidence of the calibration's kind, all members asked
     flagged: NDArray[np.bool_]
     screened: NDArray[np.bool_]  # False: the verdict is `unscreened`
     corrected: NDArray[np.int64]  # corrected label, -1 where there is none
@@ -61,8 +62,8 @@ def screen_set(
     with Screener.open(bundle, memory_budget=memory_budget, seed=seed) as screener:
         verdicts = tuple(screener.screen(images, source=name))
         order = np.array([model.macs for model in screener.residency.order], dtype=np.int64)
-        opened = screener.opened
-    votes = collect_votes(opened, images, advance=advance)
+        opened, calibration = screener.opened, screener.calibration
+    votes = collect_votes(opened, images, temperatures=calibration.temperatures, advance=advance)
     index = {label: i for i, label in enumerate(opened.bundle.classes)}
     used = np.array([verdict.models_used for verdict in verdicts], dtype=np.int64)
     return Screened(
@@ -72,7 +73,8 @@ def screen_set(
         source=source,
         verdicts=verdicts,
         given=votes.original,
-        lcr=votes.changed.mean(axis=1),
+        lcr=votes.evidence.changed.mean(axis=1),
+        score=votes.evidence.of(calibration.evidence).mean(axis=1),
         flagged=np.array([verdict.verdict == "adversarial" for verdict in verdicts], dtype=bool),
         screened=np.array([verdict.verdict != "unscreened" for verdict in verdicts], dtype=bool),
         corrected=np.array([index.get(verdict.corrected_label or "", -1) for verdict in verdicts], dtype=np.int64),

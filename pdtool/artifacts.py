@@ -2,8 +2,8 @@
 
     Pool         compress -> export, evaluation      pool.json
     Bundle       export -> runtime, evaluation       bundle.json
-    Calibration  calibration -> runtime              calibration.json
-    Verdict      runtime -> cli, evaluation          one JSON object a line
+
+`pdtool.decisions` holds the calibration and the verdict.
 
 Sizes are bytes, times ms unless a name says otherwise, accuracies and rates lie in [0, 1].
 """
@@ -16,15 +16,13 @@ from pdtool.files import sha256_bytes, write_atomic
 from pdtool.jsonform import JsonValue
 
 __all__ = [
-    "Bundle", "BundleModel", "Calibration", "FileEntry", "LayerCost", "ModelCosts", "Parity",
-    "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "Verdict", "write_entry",
+    "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
+    "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "write_entry",
 ]  # fmt: skip
 
-AtCap = Literal["adversarial", "clean", "threshold"]
-Decision = Literal["clean", "adversarial", "unscreened"]
 
-
-def _check_rate(name: str, value: float) -> None:
+def check_rate(name: str, value: float) -> None:
+    """Raise ValueError for what is no share."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} should lie in [0, 1], is {value}")
 
@@ -213,78 +211,6 @@ class Bundle:
         _check_unique("classes", self.classes)
         if not self.members:
             raise ValueError("members should hold at least one model")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """`calibration.json`: the sequential test as integer tables, and what was measured of it on clean data.
-
-    Entry n-1 of `flag_at` is the smallest number of label changes among n models that flags, of `clear_at` the
-    largest that clears; None where n models cannot decide. The last entry always decides (`at_cap`).
-    """
-
-    FORMAT: ClassVar[str] = "pdtool.calibration/1"
-    rule: str
-    evidence: Literal["label"]
-    target_fpr: float
-    confidence: float
-    p0: float
-    p1: float
-    alpha: float
-    beta: float
-    max_models: int
-    at_cap: AtCap
-    flag_at: tuple[int | None, ...]
-    clear_at: tuple[int | None, ...]
-    clean_lcr: float  # mean label change rate of the clean images it was fitted on (zeta_h)
-    realised_fpr: float  # share of clean check frames flagged, wrongly classified ones included
-    fpr_upper: float  # one-sided upper bound at `confidence` (`pdtool.calibration.bounds.upper_bound_of_groups`)
-    expected_models_clean: float  # mean members asked for a clean check frame
-    fit_images: int
-    check_images: int
-    check_groups: int  # independent sources (tracks, stretches of a video) that the check images come from
-    check_flagged: int
-    check_wrong: int | None  # check frames the original classifies wrongly (None: unlabelled data)
-    check_wrong_flagged: int | None  # how many of those were flagged
-    data: str
-    seen: str  # base64 of the `pixel_hashes` of the images used, so that an evaluation on them is noticed
-    models_sha256: str  # what it was measured on (`pdtool.runtime.bundle.models_digest`)
-
-    def __post_init__(self) -> None:
-        for name in ("target_fpr", "confidence", "p0", "p1", "alpha", "beta", "realised_fpr", "fpr_upper", "clean_lcr"):
-            _check_rate(name, getattr(self, name))
-        if not (1 <= self.max_models == len(self.flag_at) == len(self.clear_at)):
-            raise ValueError(f"flag_at and clear_at should have max_models = {self.max_models} entries each")
-        for n, (flag, clear) in enumerate(zip(self.flag_at, self.clear_at, strict=True), start=1):
-            if (flag is not None and not 0 <= flag <= n) or (clear is not None and not 0 <= clear <= n):
-                raise ValueError(f"flag_at and clear_at for {n} models should lie in 0..{n}")
-            if flag is not None and clear is not None and clear >= flag:
-                raise ValueError(f"clear_at should lie below flag_at for {n} models")
-        last_flag, last_clear = self.flag_at[-1], self.clear_at[-1]
-        if (self.max_models + 1 if last_flag is None else last_flag) != (-1 if last_clear is None else last_clear) + 1:
-            raise ValueError("the last entries of flag_at and clear_at should decide every count")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What was decided about one frame.
-
-    `label` is the original's class name (None when no model ran); `changes` of the `models_used` members asked
-    disagreed; `evidence` is their label change rate; `corrected_label` is the most frequent label among them for
-    a flagged frame. An `unscreened` frame carries a `reason` and promises nothing.
-    """
-
-    frame: int
-    source: str
-    time: float  # Unix seconds at which the frame was taken in
-    label: str | None
-    verdict: Decision
-    models_used: int
-    changes: int
-    evidence: float | None
-    corrected_label: str | None
-    latency_ms: float
-    reason: str | None = None
 
 
 def write_entry(folder: Path, path: str, data: bytes) -> FileEntry:

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdtool.artifacts import Bundle, BundleModel, Calibration, FileEntry, ModelCosts
+from pdtool.artifacts import Bundle, BundleModel, FileEntry, ModelCosts
+from pdtool.decisions import Calibration
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
 from pdtool.jsonform import canonical, decode, encode, parse

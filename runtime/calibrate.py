@@ -2,58 +2,110 @@
 
 import logging
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdtool.artifacts import Calibration
-from pdtool.calibration.fit import WaldSettings, calibrate_wald
-from pdtool.data import Dataset, labels_as, pixel_hashes, refuse_seen
+import numpy as np
+
+from pdtool.calibration.evidence import Evidence
+from pdtool.calibration.fit import CleanFrames, calibrate
+from pdtool.calibration.promise import split
+from pdtool.calibration.rules import Settings
+from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
+from pdtool.decisions import Calibration
+from pdtool.errors import InputError
 from pdtool.images import Size, size_of
-from pdtool.runtime.bundle import models_digest, open_bundle, write_calibration
+from pdtool.runtime.bundle import OpenBundle, models_digest, open_bundle, write_calibration
+from pdtool.runtime.timing import affordable
 from pdtool.runtime.votes import collect_votes
 
-__all__ = ["calibrate_bundle"]
+__all__ = ["Calibrated", "calibrate_bundle"]
 
 LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration and the frames it came from, so that other rules can be compared on them."""
+
+    calibration: Calibration
+    settings: Settings
+    frames: CleanFrames
+    attacked: Evidence | None
 
 
 def calibrate_bundle(
     folder: Path,
     load: Callable[[Size], Dataset],
-    settings: WaldSettings,
+    settings: Settings,
     *,
     target_fpr: float,
     confidence: float,
     seed: int,
+    attacked: Sequence[Path] = (),
+    latency_ms: float | None = None,
     accept_miss: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
-) -> Calibration:
+) -> Calibrated:
     """Calibrate the bundle in `folder` on clean images (`load` gives them in the input's size) and store the result.
 
-    The votes come from the files that will screen. Raises InputError where the images are the ones that the pool was
-    trained on (the promise would be false) or too few, GateError where the false-alarm target cannot be promised; the
-    bundle is then left as it was.
+    The votes come from the files that will screen. `attacked`: .npz files of attacked images and their true labels, as
+    an evaluation writes them; those that fool the original replace the assumption about adversarial frames.
+    `latency_ms`: most time for a frame that needs every member, measured on this machine; lowers `max_models`.
+
+    Raises InputError where the images are the ones that the pool was trained on (the promise would be false) or too
+    few, GateError where the false-alarm target cannot be promised or a member is too slow; the bundle is then left as
+    it was.
     """
     opened = open_bundle(folder)
     data = load(size_of(opened.bundle.preprocessing))
     refuse_seen(data, opened.read(opened.bundle.seen), "the pool was made on")
-    votes = collect_votes(opened, data.images, advance=advance)
+    if latency_ms is not None:
+        most = affordable(opened, data.images[:1], latency_ms)
+        settings = replace(settings, max_models=min(settings.max_models, most))
+    fit, _ = split(data.groups, seed)
+    votes = collect_votes(opened, data.images, fit_on=fit if len(fit) else np.arange(len(data.images)), advance=advance)
     known = set(data.classes) <= set(opened.bundle.classes)  # clean frames may be sorted into folders of any name
     labels = labels_as(data, opened.bundle.classes) if known else None
     if not known:
         LOG.warning("%s: its class folders are not the model's classes; the images are taken as unlabelled", data.spec)
-    calibration = calibrate_wald(
-        votes.changed,
-        wrong=None if labels is None else votes.original != labels,
+    frames = CleanFrames(
+        evidence=votes.evidence,
         groups=data.groups,
-        settings=settings,
+        wrong=None if labels is None else votes.original != labels,
+        temperatures=votes.temperatures,
+    )
+    assert votes.temperatures is not None
+    measured = _attacked(opened, attacked, votes.temperatures) if attacked else None
+    calibration = calibrate(
+        frames,
+        settings,
         target_fpr=target_fpr,
         confidence=confidence,
         seed=seed,
         data=data.spec,
         seen=b64encode(pixel_hashes(data.images)).decode(),
         models_sha256=models_digest(opened.bundle),
+        attacked=measured,
         accept_miss=accept_miss,
     )
     write_calibration(opened, calibration)
-    return calibration
+    return Calibrated(calibration, settings, frames, measured)
+
+
+def _attacked(opened: OpenBundle, files: Sequence[Path], temperatures: tuple[float, ...]) -> Evidence:
+    """What the members say of the attacked images that fool the original."""
+    parts = []
+    for file in files:
+        data = load_data(str(file), size_of(opened.bundle.preprocessing), role="test")
+        truth = labels_as(data, opened.bundle.classes)
+        if truth is None:
+            raise InputError(f"{file}: has no labels; an attack is judged by them")
+        votes = collect_votes(opened, data.images, temperatures=temperatures)
+        fooled = np.flatnonzero(votes.original != truth)
+        if len(fooled) == 0:
+            raise InputError(f"{file}: none of its {len(truth)} images fools the original; give successful attacks")
+        parts.append(votes.evidence.take(fooled))
+    known = [part.graded for part in parts if part.graded is not None]
+    return Evidence(np.concatenate([part.changed for part in parts]), np.concatenate(known))

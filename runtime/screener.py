@@ -10,8 +10,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.artifacts import BundleModel, Calibration, Verdict
-from pdtool.calibration.table import CONTINUE, FLAG, DecisionTable, decide
+from pdtool.artifacts import BundleModel
+from pdtool.calibration.evidence import graded
+from pdtool.calibration.table import CONTINUE, FLAG, table_of
+from pdtool.decisions import Calibration, Verdict
 from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
@@ -56,7 +58,9 @@ class Screener:
         bundle = opened.bundle
         self.opened = opened
         self.calibration = calibration
-        self._table = DecisionTable(calibration.flag_at, calibration.clear_at)
+        self._table = table_of(calibration)
+        scales = calibration.temperatures
+        self._scales = dict(zip([m.id for m in bundle.members], scales, strict=True)) if scales else None
         self._size = size_of(bundle.preprocessing)
         self._classes = bundle.classes
         self._batch = bundle.measured_batch
@@ -194,7 +198,7 @@ class Screener:
                 verdict="adversarial" if flagged else "clean",
                 models_used=answer.used,
                 changes=answer.changes,
-                evidence=answer.changes / answer.used,
+                evidence=answer.evidence,
                 corrected_label=self._classes[int(answer.votes.argmax())] if flagged else None,
                 latency_ms=answer.latency_ms,
             )
@@ -211,6 +215,7 @@ class Screener:
         labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
         answers = [_Answer(int(label), np.zeros(len(self._classes), dtype=np.int64)) for label in labels]
         changes = np.zeros(len(pictures), dtype=np.int64)
+        total = np.zeros(len(pictures))
         undecided = np.flatnonzero(labels >= 0)
         for n, member in enumerate(self.residency.order[: self._table.max_models], start=1):
             if len(undecided) == 0:
@@ -218,15 +223,21 @@ class Screener:
             logits = self.residency.engine(member).run(batch[undecided])
             finite = np.isfinite(logits).all(axis=1)
             votes = np.where(finite, logits.argmax(axis=1), -1)  # a broken answer counts as a change
-            changes[undecided] += votes != labels[undecided]
+            changed = votes != labels[undecided]
+            changes[undecided] += changed
+            said = changed.astype(np.float64)
+            if self._scales is not None:
+                said[finite] = graded(logits[finite], labels[undecided[finite]], self._scales[member.id])
+            total[undecided] += said
             for i, vote in zip(undecided[finite], votes[finite], strict=True):
                 answers[i].votes[vote] += 1
-            decisions = decide(self._table, n, changes[undecided])
+            decisions = self._table.decide(n, total[undecided], said)
             elapsed = 1e3 * (time.perf_counter() - started)
             for i, decision in zip(undecided, decisions, strict=True):
                 if decision != CONTINUE:
                     answer = answers[i]
                     answer.decision, answer.used, answer.changes = int(decision), n, int(changes[i])
+                    answer.evidence = float(total[i]) / n
                     answer.latency_ms = elapsed
             undecided = undecided[decisions == CONTINUE]
         return answers
@@ -241,6 +252,7 @@ class _Answer:
     decision: int = CONTINUE
     used: int = 0
     changes: int = 0
+    evidence: float = 0.0
     latency_ms: float = 0.0
 
 

@@ -27,7 +27,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     `weights.safetensors`, `pool/`, `bundle/` (calibrated), `plain/` (not calibrated). Read only: copy to change.
     """
-    from pdtool.calibration.fit import WaldSettings
+    from pdtool.calibration.rules import Settings
     from pdtool.cli.main import app
     from pdtool.data import load_data
     from pdtool.export.bundle import export_pool
@@ -54,7 +54,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         calibrate_bundle(
             folder / "bundle",
             lambda size: load_data("digits", size, role="calibrate"),
-            WaldSettings(),
+            Settings(),
             target_fpr=0.15,
             confidence=0.95,
             seed=0,

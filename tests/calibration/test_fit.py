@@ -1,12 +1,17 @@
 """Calibration on clean votes: the promise, its failure and degenerate input."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pdtool.calibration.bounds import rate_bound, source_bound, sources_needed, upper_bound
-from pdtool.calibration.fit import PAPER, WaldSettings, calibrate_wald, paper_candidate, split
+from pdtool.calibration.evidence import Evidence
+from pdtool.calibration.fit import CleanFrames
+from pdtool.calibration.fit import calibrate as calibrate_frames
+from pdtool.calibration.promise import split
+from pdtool.calibration.rules import PAPER, Settings, candidates
 from pdtool.errors import GateError, InputError, UsageError
 
 
@@ -18,10 +23,13 @@ def clean_votes(images, members, seed=0, hard=0.1):
 
 
 def calibrate(changed, **changes):
-    arguments = {
-        "wrong": None,
-        "groups": np.arange(len(changed)),
-        "settings": WaldSettings(),
+    frames = CleanFrames(
+        evidence=Evidence(changed),
+        groups=changes.pop("groups", np.arange(len(changed))),
+        wrong=changes.pop("wrong", None),
+    )
+    settings = changes.pop("settings", Settings(rule="wald"))
+    arguments: dict[str, Any] = {
         "target_fpr": 0.1,
         "confidence": 0.95,
         "seed": 0,
@@ -29,7 +37,7 @@ def calibrate(changed, **changes):
         "seen": "",
         "models_sha256": "0" * 64,
     } | changes
-    return calibrate_wald(changed, **arguments)
+    return calibrate_frames(frames, settings, **arguments)
 
 
 def test_a_calibration_keeps_its_promise_and_counts_every_image():
@@ -114,15 +122,20 @@ def test_one_member_is_enough_to_decide():
     assert c.flag_at[0] is not None or c.clear_at[0] == 1
 
 
+def papers(changed):
+    rng = np.random.default_rng(0)
+    return candidates(PAPER, Evidence(changed), Evidence(changed), measured=False, target_fpr=0.1, rng=rng)
+
+
 def test_the_papers_setting():
     changed = clean_votes(600, 100, hard=0.2)
-    candidate = paper_candidate(changed, PAPER, 100)
+    (candidate,) = papers(changed)
     rates = changed.mean(axis=1)
     zeta = rates.mean() + 2.5758293035489004 * rates.std(ddof=1) / np.sqrt(600)
     assert candidate.p0 == pytest.approx(0.9 * zeta)
     assert candidate.p1 == pytest.approx(1.1 * zeta)
     with pytest.raises(GateError, match="label change rate is 0.0000"):
-        paper_candidate(np.zeros((50, 8), dtype=bool), PAPER, 8)
+        list(papers(np.zeros((50, 8), dtype=bool)))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +145,7 @@ def test_the_papers_setting():
         ({"target_fpr": 1.0}, UsageError, "between 0 and 1"),
         ({"confidence": float("nan")}, UsageError, "between 0 and 1"),
         ({"groups": np.zeros(200, dtype=np.int64)}, InputError, "1 sources, too few to split"),
-        ({"settings": WaldSettings(p0=0.5, p1=0.2)}, UsageError, "p0 < p1"),
+        ({"settings": Settings(rule="wald", p0=0.5, p1=0.2)}, UsageError, "p0 < p1"),
     ],
 )
 def test_degenerate_input(changes, error, says):
@@ -148,7 +161,7 @@ def test_too_few_images():
 @pytest.mark.parametrize("bad", [{"sigma": -0.1}, {"sigma": 1.5}, {"p0": 0.1}, {"p0": 0.1, "p1": 0.2, "sigma": 0.1}])
 def test_settings_that_contradict(bad):
     with pytest.raises(UsageError):
-        WaldSettings(**bad)
+        Settings(rule="wald", **bad)
 
 
 def test_split_keeps_groups_together():
@@ -186,7 +199,7 @@ def test_the_bound_over_sources_covers_the_truth(sources):
 
 
 def test_a_calibration_survives_json():
-    from pdtool.artifacts import Calibration
+    from pdtool.decisions import Calibration
     from pdtool.jsonform import decode, encode
 
     c = calibrate(clean_votes(300, 8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pdtool.calibration.exact import operating
-from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, SequentialTest, decide, replay
+from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, SequentialTest, replay
 from pdtool.calibration.wald import compile_wald, log_ratio
 from pdtool.errors import UsageError
 
@@ -39,7 +39,7 @@ def test_wald_table_is_the_inequality_at_every_count(p0, p1, alpha, cap, at_cap)
             if n == cap and expected == CONTINUE:
                 last = {"adversarial": FLAG, "clean": CLEAR, "threshold": FLAG if ratio >= 0 else CLEAR}
                 expected = last[at_cap]
-            assert decide(table, n, np.array([z]))[0] == expected, (n, z)
+            assert table.decide(n, np.array([z]), np.array([True]))[0] == expected, (n, z)
 
 
 @pytest.mark.parametrize(("p0", "p1", "alpha", "cap", "at_cap"), SETTINGS)

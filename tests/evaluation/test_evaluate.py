@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pdtool.artifacts import Verdict
 from pdtool.compress.folder import open_pool
 from pdtool.data import load_data
+from pdtool.decisions import Verdict
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.evaluate import evaluate_bundle
 from pdtool.evaluation.results import Evaluation
@@ -75,10 +75,10 @@ def test_auroc_and_cost_by_hand(evaluated: tuple[Path, Evaluation], workshop: Pa
     out, result = evaluated
     opened = open_bundle(workshop / "bundle")
     data = load_data("digits", (1, 32, 32), role="test", limit=90)
-    clean = collect_votes(opened, data.images).changed.mean(axis=1)
+    clean = collect_votes(opened, data.images).evidence.changed.mean(axis=1)
     stored = _stored(out / "fgsm.npz")
     votes = collect_votes(opened, stored["images"])
-    attacked = votes.changed.mean(axis=1)[votes.original != stored["labels"]]
+    attacked = votes.evidence.changed.mean(axis=1)[votes.original != stored["labels"]]
     pairs = [1.0 if a > c else 0.5 if a == c else 0.0 for a in attacked for c in clean]
     assert result.attacks[0].auroc == pytest.approx(np.mean(pairs)) and np.mean(pairs) > 0.7
     macs = {member.macs for member in opened.bundle.members}

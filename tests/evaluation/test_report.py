@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdtool.artifacts import FileEntry, Verdict
+from pdtool.artifacts import FileEntry
+from pdtool.decisions import Verdict
 from pdtool.evaluation.metrics import mean, rate
 from pdtool.evaluation.report import LIMITS, Evidence, html_report, markdown_report
 from pdtool.evaluation.results import AttackResult, CleanResult, Evaluation, Subject
@@ -61,6 +62,7 @@ def _screened(name: str, given: list[int], truth: list[int], flagged: list[bool]
         verdicts=verdicts,
         given=np.array(given),
         lcr=np.linspace(0, 1, count),
+        score=np.linspace(0, 1, count),
         flagged=np.array(flagged),
         screened=np.ones(count, dtype=bool),
         corrected=np.array([truth[i] if flagged[i] else -1 for i in range(count)]),
@@ -87,6 +89,7 @@ def made() -> tuple[Evaluation, Evidence]:
             member_macs=300_000.0,
             bundle_digest="d" * 64,
             rule="wald",
+            evidence="label",
             target_fpr=0.05,
             confidence=0.95,
             fpr_upper=0.049,

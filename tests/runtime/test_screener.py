@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 
-from pdtool.calibration.table import DecisionTable, replay
+from pdtool.calibration.table import replay, table_of
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, IntegrityError, UsageError
 from pdtool.runtime.bundle import open_bundle
@@ -35,13 +35,12 @@ def test_verdicts_are_the_tables_answers_to_all_votes(workshop, images):
     assert opened.calibration is not None
     votes = collect_votes(opened, images)
     columns = [[m.id for m in opened.bundle.members].index(name) for name in order]
-    table = DecisionTable(opened.calibration.flag_at, opened.calibration.clear_at)
-    flagged, used = replay(table, votes.changed[:, columns])
+    flagged, used = replay(table_of(opened.calibration), votes.evidence.changed[:, columns])
     assert {"clean", "adversarial"} == {v.verdict for v in verdicts}
     for i, verdict in enumerate(verdicts):
         assert verdict.label == opened.bundle.classes[votes.original[i]]
         assert (verdict.verdict == "adversarial", verdict.models_used) == (flagged[i], used[i])
-        assert verdict.changes == votes.changed[i, columns[: used[i]]].sum()
+        assert verdict.changes == votes.evidence.changed[i, columns[: used[i]]].sum()
         assert verdict.evidence == verdict.changes / verdict.models_used
         if flagged[i]:
             asked = votes.members[i, columns[: used[i]]]

@@ -1,0 +1,84 @@
+"""The promise: the test is designed on one part of the clean frames and run, whole, on another."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdtool.calibration.bounds import rate_bound, sources_needed
+from pdtool.calibration.evidence import Evidence
+from pdtool.calibration.rules import Candidate
+from pdtool.calibration.table import replay
+from pdtool.decisions import EvidenceKind
+
+__all__ = ["FIT_SHARE", "Checked", "split", "walk"]
+
+FIT_SHARE = 0.4  # of the sources; the bound is made of the others
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A test that was run on clean check frames (N,): which it flagged, how many members each needed, the bound."""
+
+    candidate: Candidate
+    flagged: NDArray[np.bool_]
+    used: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    upper: float
+
+    @property
+    def realised(self) -> float:
+        """Share of the check frames flagged."""
+        return float(self.flagged.mean())
+
+    def miss(self, target: float, confidence: float) -> str:
+        """Why the target is not met, and what would help."""
+        images, sources = len(self.groups), len(np.unique(self.groups))
+        needed = sources_needed(self.realised, target, confidence, single=sources == images)
+        what = "clean images" if sources == images else "tracks or stretches of video"
+        cure = (
+            f"at this rate about {ceil(needed / (1 - FIT_SHARE))} {what} in all would show it"
+            if needed is not None
+            else "more images cannot help: raise --target-fpr or make a pool that changes fewer clean labels"
+        )
+        return (
+            f"{self.realised:.2%} of {images} clean check images (from {sources} independent sources) were flagged, at "
+            f"most {self.upper:.2%} with {confidence:.0%} confidence; the target is {target:.2%}; {cure}"
+        )
+
+
+def split(groups: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two disjoint parts of the images (indices), to fit and to check; a group (track, video) is on one side."""
+    names = np.unique(groups)
+    first = np.random.default_rng(seed).permutation(names)[: int(FIT_SHARE * len(names))]
+    inside = np.isin(groups, first)
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+def walk(
+    candidates: Iterable[Candidate],
+    check: Evidence,
+    kind: EvidenceKind,
+    groups: NDArray[np.int64],
+    *,
+    target: float,
+    confidence: float,
+) -> Checked:
+    """The last candidate before the first whose bound exceeds the target (the first one where even that fails).
+
+    Fixed-sequence testing: the order of the candidates does not depend on the check frames, and the walk stops at the
+    first failure, so the stated confidence holds for the one chosen (Angelopoulos et al. 2021, Learn then Test).
+    Column k of `check` is the k-th member asked.
+    """
+    best: Checked | None = None
+    for candidate in candidates:
+        flagged, used = replay(candidate.table, check.of(kind))
+        checked = Checked(candidate, flagged, used, groups, rate_bound(flagged, groups, confidence))
+        if checked.upper > target:
+            return best or checked
+        best = checked
+    if best is None:
+        raise ValueError("no candidates")
+    return best

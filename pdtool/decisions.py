@@ -1,0 +1,132 @@
+"""What decides and what was decided: the calibration of a bundle and the verdict on a frame, as frozen data.
+
+Calibration  calibration -> runtime              calibration.json
+Verdict      runtime -> cli, evaluation          one JSON object a line
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pdtool.artifacts import check_rate
+
+__all__ = ["AtCap", "Calibration", "Decision", "EvidenceKind", "Rule", "Verdict"]
+
+AtCap = Literal["adversarial", "clean", "threshold"]
+Decision = Literal["clean", "adversarial", "unscreened"]
+EvidenceKind = Literal["label", "graded"]
+Rule = Literal["optimal", "wald", "fixed", "mmt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """`calibration.json`: the sequential test as a table, and what was measured of it on clean data.
+
+    Entry n-1 is for n members asked, None where that many cannot decide. With `label` evidence `flag_at` is the
+    smallest number of label changes that flags, `clear_at` the largest that clears. With `graded` evidence a mean
+    evidence above `flag_above` flags, one of at most `clear_below` clears. The last entry always decides.
+    """
+
+    FORMAT: ClassVar[str] = "pdtool.calibration/1"
+    rule: Rule
+    evidence: EvidenceKind
+    target_fpr: float
+    confidence: float
+    p0: float | None  # `wald` and `mmt`: label change rates of clean and of adversarial frames
+    p1: float | None
+    alpha: float | None  # `wald` and `mmt`: nominal errors
+    beta: float | None
+    at_cap: AtCap | None  # `wald`: what decides frames that the last member leaves open
+    after_change: bool  # `mmt`: entries before the last count only when the last member changed the label
+    max_models: int
+    flag_at: tuple[int | None, ...] | None
+    clear_at: tuple[int | None, ...] | None
+    flag_above: tuple[float | None, ...] | None
+    clear_below: tuple[float | None, ...] | None
+    temperatures: tuple[float, ...] | None  # of the members, in the bundle's order, for graded evidence
+    adversarial: Literal["assumed", "measured"]  # what the test was designed against, and `power` belongs to
+    power: float  # share of those adversarial frames that it flags
+    clean_lcr: float  # mean label change rate of the clean images it was fitted on (zeta_h)
+    realised_fpr: float  # share of clean check frames flagged, wrongly classified ones included
+    fpr_upper: float  # one-sided upper bound at `confidence` (`pdtool.calibration.bounds.rate_bound`)
+    expected_models_clean: float  # mean members asked for a clean check frame
+    p99_models_clean: int  # 99 of 100 clean check frames need at most that many
+    fit_images: int
+    check_images: int
+    check_groups: int  # independent sources (tracks, stretches of a video) that the check images come from
+    check_flagged: int
+    check_wrong: int | None  # check frames the original classifies wrongly (None: unlabelled data)
+    check_wrong_flagged: int | None  # how many of those were flagged
+    data: str
+    seen: str  # base64 of the `pixel_hashes` of the images used, so that an evaluation on them is noticed
+    models_sha256: str  # what it was measured on (`pdtool.runtime.bundle.models_digest`)
+
+    def __post_init__(self) -> None:
+        for name in ("target_fpr", "confidence", "realised_fpr", "fpr_upper", "clean_lcr", "power"):
+            check_rate(name, getattr(self, name))
+        for name in ("p0", "p1", "alpha", "beta"):
+            if getattr(self, name) is not None:
+                check_rate(name, getattr(self, name))
+        if self.evidence == "label":
+            _check_counts(self.max_models, *_given(self.flag_at, self.clear_at, "flag_at and clear_at"))
+        else:
+            _check_means(self.max_models, *_given(self.flag_above, self.clear_below, "flag_above and clear_below"))
+            if not self.temperatures or len(self.temperatures) < self.max_models or min(self.temperatures) <= 0:
+                raise ValueError("graded evidence needs a temperature above 0 for every member")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was decided about one frame.
+
+    `label` is the original's class name (None when no model ran); `changes` of the `models_used` members asked
+    disagreed; `evidence` is the mean of what they said (label change rate, or graded evidence); `corrected_label` is
+    the most frequent label among them for a flagged frame. An `unscreened` frame carries a `reason` and promises
+    nothing.
+    """
+
+    frame: int
+    source: str
+    time: float  # Unix seconds at which the frame was taken in
+    label: str | None
+    verdict: Decision
+    models_used: int
+    changes: int
+    evidence: float | None
+    corrected_label: str | None
+    latency_ms: float
+    reason: str | None = None
+
+
+def _given(
+    flag: Sequence[float | None] | None, clear: Sequence[float | None] | None, names: str
+) -> tuple[Sequence[float | None], Sequence[float | None]]:
+    if flag is None or clear is None:
+        raise ValueError(f"this evidence needs {names}")
+    return flag, clear
+
+
+def _check_counts(most: int, flags: Sequence[float | None], clears: Sequence[float | None]) -> None:
+    if not (1 <= most == len(flags) == len(clears)):
+        raise ValueError(f"flag_at and clear_at should have max_models = {most} entries each")
+    for n, (flag, clear) in enumerate(zip(flags, clears, strict=True), start=1):
+        if (flag is not None and not 0 <= flag <= n) or (clear is not None and not 0 <= clear <= n):
+            raise ValueError(f"flag_at and clear_at for {n} models should lie in 0..{n}")
+        if flag is not None and clear is not None and clear >= flag:
+            raise ValueError(f"clear_at should lie below flag_at for {n} models")
+    flag, clear = flags[-1], clears[-1]
+    if (most + 1 if flag is None else flag) != (-1 if clear is None else clear) + 1:
+        raise ValueError("the last entries of flag_at and clear_at should decide every count")
+
+
+def _check_means(most: int, flags: Sequence[float | None], clears: Sequence[float | None]) -> None:
+    if not (1 <= most == len(flags) == len(clears)):
+        raise ValueError(f"flag_above and clear_below should have max_models = {most} entries each")
+    for n, (flag, clear) in enumerate(zip(flags, clears, strict=True), start=1):
+        for value in (flag, clear):
+            if value is not None and not -1 <= value <= 1:
+                raise ValueError(f"flag_above and clear_below for {n} models should lie in -1..1")
+        if flag is not None and clear is not None and clear > flag:
+            raise ValueError(f"clear_below should not exceed flag_above for {n} models")
+    if flags[-1] is None or flags[-1] != clears[-1]:
+        raise ValueError("the last entries of flag_above and clear_below should be the same number")

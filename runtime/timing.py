@@ -1,0 +1,47 @@
+"""How long a frame takes on this machine, one image at a time: what a latency limit can afford."""
+
+import time
+
+import numpy as np
+
+from pdtool.errors import GateError
+from pdtool.images import Images, as_input
+from pdtool.runtime.bundle import OpenBundle
+from pdtool.runtime.engine_onnx import OnnxEngine
+
+__all__ = ["affordable", "single_ms"]
+
+WARM_UP, RUNS = 3, 20
+
+
+def single_ms(opened: OpenBundle, image: Images, *, threads: int | None = None) -> list[float]:
+    """Median wall time (ms) of each model, the original first, on one image (1, H, W, C), already loaded."""
+    taken = []
+    for model in opened.models:
+        engine = OnnxEngine(opened.read(model.file), name=model.id, threads=threads)
+        try:
+            batch = as_input(image)
+            for _ in range(WARM_UP):
+                engine.run(batch)
+            runs = []
+            for _ in range(RUNS):
+                started = time.perf_counter()
+                engine.run(batch)
+                runs.append(1e3 * (time.perf_counter() - started))
+        finally:
+            engine.close()
+        taken.append(float(np.median(runs)))
+    return taken
+
+
+def affordable(opened: OpenBundle, image: Images, limit_ms: float) -> int:
+    """How many members fit a frame's time after the original, the slowest ones. Raises GateError where none does."""
+    original, *members = single_ms(opened, image)
+    spent = original + np.cumsum(sorted(members, reverse=True))
+    most = int((spent <= limit_ms).sum())
+    if most == 0:
+        raise GateError(
+            f"the original and one member take {spent[0]:.2f} ms on this machine, --latency-ms allows {limit_ms:g}; "
+            f"raise it, or prune more"
+        )
+    return most
