@@ -13,6 +13,7 @@ from pdtool.extras import require
 __all__ = ["Evidence", "assumed", "fit_temperature", "graded"]
 
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures tried
+NEAR = 0.2  # label change rates of frames that count as alike
 FEW = 20  # fewer changed (or kept) clean labels say too little about the evidence that comes with one
 
 
@@ -97,20 +98,36 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 def assumed(clean: Evidence, frames: int, rng: np.random.Generator) -> Evidence:
     """Evidence of adversarial frames that nobody has seen: made of the clean frames' own.
 
-    A frame's chance p that a member changes its label is drawn from `latent.ASSUMED` (evenly over 0.3 to 1); each
-    member changes it with that chance, independently, and brings the graded evidence of a random clean vote that did
-    (or did not) change the label. Fewer than 20 such votes: drawn evenly over 0.5 to 1 (changed) or 0 to 0.5.
+    A frame's chance p that a member changes its label is drawn from `latent.ASSUMED`; each member changes it with that
+    chance, independently, and brings the graded evidence of a random clean vote that did (or did not) change the label,
+    on a clean frame whose label change rate is near p. Where fewer than 20 clean votes did (or did not): drawn evenly
+    over 0.5 to 1 (or 0 to 0.5).
     """
     chance = rng.choice(ASSUMED.p, size=frames, p=ASSUMED.weights)
     changed = rng.random((frames, clean.changed.shape[1])) < chance[:, None]
     if clean.graded is None:
         return Evidence(changed)
-
-    def draw(votes: NDArray[np.float64], low: float) -> NDArray[np.float64]:
-        if len(votes) < FEW:
-            return rng.uniform(low, low + 0.5, changed.shape)
-        drawn: NDArray[np.float64] = rng.choice(votes, changed.shape)
-        return drawn
-
-    did, did_not = draw(clean.graded[clean.changed], 0.5), draw(clean.graded[~clean.changed], 0.0)
+    did = _votes(clean.graded, clean.changed, clean.changed, chance, rng, 0.5)
+    did_not = _votes(clean.graded, ~clean.changed, clean.changed, chance, rng, 0.0)
     return Evidence(changed, np.where(changed, did, did_not))
+
+
+def _votes(
+    graded: NDArray[np.float64],
+    wanted: NDArray[np.bool_],
+    changed: NDArray[np.bool_],
+    chance: NDArray[np.float64],
+    rng: np.random.Generator,
+    low: float,
+) -> NDArray[np.float64]:
+    """Graded evidence (F, M) for frames of these chances (F,), drawn from the `wanted` votes of frames like them."""
+    shape = (len(chance), graded.shape[1])
+    order = np.argsort(changed.mean(axis=1), kind="stable")
+    row, member = np.nonzero(wanted[order])
+    votes, rates = graded[order][row, member], changed.mean(axis=1)[order][row]  # in the order of their frames' rates
+    if len(votes) < FEW:
+        return rng.uniform(low, low + 0.5, shape)
+    first, last = np.searchsorted(rates, chance - NEAR), np.searchsorted(rates, chance + NEAR, side="right")
+    first = np.minimum(first, len(votes) - FEW)
+    count = np.maximum(last - first, FEW)
+    return votes[first[:, None] + (rng.random(shape) * count[:, None]).astype(np.int64)]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pdtool.calibration.induction import States, induct
 from pdtool.calibration.optimal import NEARLY, costs
 from pdtool.calibration.table import GradedTable
+from pdtool.extras import require
 
 __all__ = ["graded_sequence"]
 
@@ -77,6 +78,7 @@ def _paths(evidence: Floats, members: int, rng: np.random.Generator) -> Floats:
 
 def _chain(clean: Floats, adversarial: Floats) -> _Chain:
     """Count how both kinds of paths move through bins."""
+    optimize = require("scipy.optimize", "design a sequential test")
     both = np.concatenate([clean, adversarial])
     share = np.concatenate([np.full(len(clean), 0.5 / len(clean)), np.full(len(adversarial), 0.5 / len(adversarial))])
     members = clean.shape[1]
@@ -93,7 +95,8 @@ def _chain(clean: Floats, adversarial: Floats) -> _Chain:
         weight.append(np.bincount(bins[-1], weights=share, minlength=size).astype(np.float64))
         attacked = np.bincount(bins[-1][len(clean) :], weights=share[len(clean) :], minlength=size)
         ratio = np.divide(attacked, weight[-1], out=np.full(size, 0.5), where=weight[-1] > 0)
-        posterior.append(np.maximum.accumulate(ratio))  # more evidence never speaks for clean
+        rising = optimize.isotonic_regression(ratio, weights=weight[-1] + 1e-12)  # more evidence never speaks for clean
+        posterior.append(rising.x)
     kinds = (slice(0, len(clean)), slice(len(clean), None))
     moves, mixed = [], []
     for n in range(members - 1):

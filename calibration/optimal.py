@@ -26,7 +26,7 @@ LEAST, MOST = 0.5, 1e5  # costs searched, in members
 HALF = log(MOST / LEAST) / 2
 COARSE, FINE = 48, 16  # costs a side of the first grid and of the zooms
 ZOOM, ROUNDS = 0.15, 3  # of a grid's side, so many times
-NEARLY = 0.02  # share of adversarial frames let through for fewer members
+NEARLY = 0.005  # share of adversarial frames let through for fewer members
 
 Floats = NDArray[np.float64]
 
