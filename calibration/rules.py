@@ -101,7 +101,7 @@ def candidates(
         for bounds in graded_sequence(one, two, members, levels, rng, mean_models=settings.mean_models):
             yield Candidate(bounds)
     elif settings.rule == "fixed":
-        yield from _fixed(settings.evidence, fit, members, levels)
+        yield from _fixed(settings.evidence, fit, members, levels, rng)
     elif settings.sigma is not None or settings.p0 is not None or settings.rule == "mmt":
         yield _hypotheses(settings, fit, members)
     else:
@@ -112,13 +112,15 @@ def candidates(
             yield Candidate(table, p0, p1)
 
 
-def _fixed(kind: EvidenceKind, fit: Evidence, members: int, levels: list[float]) -> Iterator[Candidate]:
+def _fixed(
+    kind: EvidenceKind, fit: Evidence, members: int, levels: list[float], rng: np.random.Generator
+) -> Iterator[Candidate]:
     """Ask all members, flag what has at least k changes (or more mean evidence than a quantile of clean frames)."""
     if kind == "label":
         for k in range(members, 0, -1):
             yield Candidate(DecisionTable((*[None] * (members - 1), k), (*[None] * (members - 1), k - 1)))
         return
-    means = fit.known()[:, :members].mean(axis=1)
+    means = fit.shuffled(rng).known()[:, :members].cumsum(axis=1)[:, -1] / members  # summed as the test sums: ties hold
     for level in levels:
         bound = float(np.quantile(means, 1 - level, method="higher"))
         yield Candidate(GradedTable((*[None] * (members - 1), bound), (*[None] * (members - 1), bound)))
