@@ -130,4 +130,5 @@ def _votes(
     first, last = np.searchsorted(rates, chance - NEAR), np.searchsorted(rates, chance + NEAR, side="right")
     first = np.minimum(first, len(votes) - FEW)
     count = np.maximum(last - first, FEW)
-    return votes[first[:, None] + (rng.random(shape) * count[:, None]).astype(np.int64)]
+    drawn: NDArray[np.float64] = votes[first[:, None] + (rng.random(shape) * count[:, None]).astype(np.int64)]
+    return drawn

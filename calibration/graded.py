@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.calibration.induction import States, induct
-from pdtool.calibration.optimal import NEARLY, costs
+from pdtool.calibration.optimal import NEARLY, USELESS, costs
 from pdtool.calibration.table import GradedTable
 from pdtool.extras import require
 
@@ -61,7 +61,10 @@ def graded_sequence(
             allowed &= models <= mean_models
         if not allowed.any():
             continue
-        enough = float(power[allowed].max()) - (NEARLY if mean_models is None else 0.0)
+        sharpest = float(power[allowed].max())
+        if sharpest < USELESS:
+            continue
+        enough = sharpest - (NEARLY if mean_models is None else 0.0)
         kept = np.flatnonzero(allowed & (power >= enough))
         best = int(kept[models[kept].argmin()])
         if best != last:

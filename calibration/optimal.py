@@ -20,12 +20,13 @@ from pdtool.calibration.rounding import improve
 from pdtool.calibration.table import DecisionTable
 from pdtool.extras import require
 
-__all__ = ["NEARLY", "Frontier", "Problem", "cheapest", "costs", "frontier", "problem", "sequence"]
+__all__ = ["NEARLY", "USELESS", "Frontier", "Problem", "cheapest", "costs", "frontier", "problem", "sequence"]
 
 LEAST, MOST = 0.5, 1e5  # costs searched, in members
 HALF = log(MOST / LEAST) / 2
 COARSE, FINE = 48, 16  # costs a side of the first grid and of the zooms
 ZOOM, ROUNDS = 0.15, 3  # of a grid's side, so many times
+USELESS = 0.01  # a test that flags fewer adversarial frames is none
 NEARLY = 0.005  # share of adversarial frames let through for fewer members
 
 Floats = NDArray[np.float64]
@@ -146,7 +147,10 @@ def sequence(given: Problem, levels: Sequence[float], *, mean_models: float | No
             allowed &= whole.on_clean.models <= mean_models
         if not allowed.any():
             continue
-        power = float(whole.on_adversarial.flag[allowed].max()) - (NEARLY if mean_models is None else 0.0)
+        sharpest = float(whole.on_adversarial.flag[allowed].max())
+        if sharpest < USELESS:
+            continue
+        power = sharpest - (NEARLY if mean_models is None else 0.0)
         table = cheapest(given, whole, fpr=level, power=power)
         if table is not None and table != last:
             yield table

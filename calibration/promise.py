@@ -12,6 +12,7 @@ from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.rules import Candidate
 from pdtool.calibration.table import replay
 from pdtool.decisions import EvidenceKind
+from pdtool.errors import GateError
 
 __all__ = ["FIT_SHARE", "Checked", "split", "walk"]
 
@@ -70,7 +71,7 @@ def walk(
 
     Fixed-sequence testing: the order of the candidates does not depend on the check frames, and the walk stops at the
     first failure, so the stated confidence holds for the one chosen (Angelopoulos et al. 2021, Learn then Test).
-    Column k of `check` is the k-th member asked.
+    Raises GateError where there is no candidate. Column k of `check` is the k-th member asked.
     """
     best: Checked | None = None
     for candidate in candidates:
@@ -80,5 +81,8 @@ def walk(
             return best or checked
         best = checked
     if best is None:
-        raise ValueError("no candidates")
+        raise GateError(
+            f"no test of this rule flags adversarial frames and at most {target:.2%} of the clean ones; raise "
+            f"--target-fpr or --mean-models, or make a pool that changes fewer clean labels"
+        )
     return best

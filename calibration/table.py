@@ -117,7 +117,7 @@ class SequentialTest:
     >>> for chance in (0.7, 0.05):
     ...     test = SequentialTest(compile_wald(0.1, 0.5, 0.05, 0.05, 16, "threshold"))
     ...     print(next(decision for vote in votes if (decision := test.update(vote < chance))), test.models_used)
-    1 4
+    1 5
     -1 6
     """
 
