@@ -99,6 +99,12 @@ class Screener:
             raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
         if opened.calibration.max_models > len(opened.bundle.members):
             raise InputError(f"{bundle}: its calibration asks more members than it has; calibrate it again")
+        scales = opened.calibration.temperatures
+        if scales is not None and len(scales) != len(opened.bundle.members):
+            raise InputError(
+                f"{bundle}: its calibration has {len(scales)} temperatures for {len(opened.bundle.members)} members; "
+                f"calibrate it again"
+            )
         return cls(opened, opened.calibration, budget=budget, seed=seed, rotate=rotate, threads=threads)
 
     def plan(self) -> Plan:
