@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pdtool.extras import require
 
-__all__ = ["rate_bound", "source_bound", "sources_needed", "upper_bound"]
+__all__ = ["rate_bound", "reachable", "source_bound", "sources_needed", "upper_bound"]
 
 PURPOSE = "bound the false-alarm rate"
 
@@ -61,6 +61,24 @@ def source_bound(mean: float, sources: int, confidence: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if p_value(middle) > 1 - confidence else (low, middle)
     return high
+
+
+def reachable(target: float, frames: int, sources: int, confidence: float) -> float:
+    """The largest rate measured on so many frames of so many sources whose bound stays within `target`.
+
+    0 where even no event at all would not do.
+
+    >>> reachable(0.05, 59, 59, 0.95), round(reachable(0.2, 500, 53, 0.95), 3)
+    (0.0, 0.079)
+    """
+    if sources == frames:
+        enough = [k for k in range(frames + 1) if k / frames <= target and upper_bound(k, frames, confidence) <= target]
+        return max(enough, default=0) / frames
+    low, high = 0.0, target
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if source_bound(middle, sources, confidence) <= target else (low, middle)
+    return low
 
 
 def sources_needed(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.calibration.bounds import reachable
 from pdtool.calibration.evidence import Evidence, assumed
 from pdtool.calibration.promise import Checked, split, walk
 from pdtool.calibration.rules import Settings, candidates
@@ -20,6 +21,7 @@ __all__ = ["CleanFrames", "calibrate", "design"]
 
 FEWEST_IMAGES = 20
 ASSUMED_FRAMES = 4000
+MARGIN = 1.5  # the check part may flag fewer frames than the design expects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,13 @@ def design(
         raise InputError(
             f"the images come from {len(np.unique(frames.groups))} sources, too few to split: add other recordings"
         )
+    reach = reachable(target_fpr, len(check), len(np.unique(frames.groups[check])), confidence)
+    top = min(target_fpr, MARGIN * reach) or target_fpr  # what lies far above cannot pass: no need to design it
     rng = np.random.default_rng(seed)
     clean = frames.evidence.take(fit)
     adversarial = assumed(clean, ASSUMED_FRAMES, rng) if attacked is None else attacked.shuffled(rng)
     shuffled = frames.evidence.take(check).shuffled(rng)
-    tests = candidates(settings, clean, adversarial, measured=attacked is not None, target_fpr=target_fpr, rng=rng)
+    tests = candidates(settings, clean, adversarial, measured=attacked is not None, target_fpr=top, rng=rng)
     checked = walk(tests, shuffled, settings.evidence, frames.groups[check], target=target_fpr, confidence=confidence)
     flagged, _ = replay(checked.candidate.table, adversarial.of(settings.evidence))
     return checked, float(flagged.mean())

@@ -38,7 +38,9 @@ def images():
 
 @pytest.mark.parametrize(("rule", "evidence"), KINDS)
 def test_the_screener_decides_what_the_calibrated_table_says_of_all_evidence(bundle, images, rule, evidence):
-    given: dict[str, Any] = {"p0": 0.05, "p1": 0.6} if rule == "mmt" else {}  # the papers' own find nothing with 8 members
+    given: dict[str, Any] = (
+        {"p0": 0.05, "p1": 0.6} if rule == "mmt" else {}
+    )  # 8 members are too few for the papers' own
     done = calibrate(bundle, Settings(rule=rule, evidence=evidence, **given), accept_miss=True)
     with Screener.open(bundle, seed=5) as screener:
         verdicts = screener.screen(images)
