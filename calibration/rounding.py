@@ -13,7 +13,8 @@ from pdtool.calibration.table import DecisionTable
 
 __all__ = ["improve"]
 
-WIDTH = 400  # partial tables kept
+WIDTH = 400  # partial tables kept, at least
+BOUNDS = 24_000  # in all tables kept: few members leave room for more tables, up to 6 of them for every one
 WINDOW = 3  # how far a bound may lie from the pair's own
 
 Floats = NDArray[np.float64]
@@ -32,6 +33,7 @@ def improve(
 ) -> tuple[float, DecisionTable] | None:
     """The table near that of two costs that asks fewest members while it keeps both rates, and how many; or None."""
     members = states.members
+    width = max(WIDTH, BOUNDS // members)
     own_flag, own_clear, regrets = induct(states, np.array([flag_cost]), np.array([clear_cost]))
     flag, clear = np.empty((1, 0), dtype=np.int64), np.empty((1, 0), dtype=np.int64)
     undecided = np.ones((1, 1, 1)) * np.ones((1, 2, 1))  # (tables, clean or adversarial, counts)
@@ -50,8 +52,8 @@ def improve(
         row, choice = np.nonzero(_distinct(both, flags, clears))
         f, c = flags[choice], clears[choice]
         dearer = price[row] + off[row, c + 1] + on[row, f] - on[row, c + 1] + out[row, -1] - out[row, f]
-        if len(dearer) > WIDTH:
-            kept = np.argpartition(dearer, WIDTH)[:WIDTH]
+        if len(dearer) > width:
+            kept = np.argpartition(dearer, width)[:width]
             row, f, c, dearer = row[kept], f[kept], c[kept], dearer[kept]
         models, price = models[row], dearer
         flagged = flagged[row] + above[row, :, -1] - above[row, :, f]
