@@ -7,6 +7,7 @@ import typer
 
 from pdtool.cli import options
 from pdtool.cli.output import emit, note, percent, progress, set_quiet, table
+from pdtool.errors import UsageError
 
 if TYPE_CHECKING:
     from pdtool.decisions import Calibration
@@ -28,8 +29,8 @@ def calibrate(
     evidence: Annotated[
         Literal["label", "graded"] | None,
         typer.Option(
-            help="What a member says: label (0 or 1) or graded (1 - its probability of the label). [default: graded "
-            "where the rule can use it]"
+            help="What a member says: label (0 or 1) or graded (1 - its probability of the label); default: graded, "
+            "where the rule can use it."
         ),
     ] = None,
     max_models: Annotated[int, typer.Option(min=1, help="Most members asked for one frame.")] = 100,
@@ -49,11 +50,9 @@ def calibrate(
         ),
     ] = None,
     preset: Annotated[
-        Literal["search", "paper"],
-        typer.Option(
-            help="wald: search the cheapest of the sharpest tests, or paper: sigma 0.1, flag what the pool leaves open."
-        ),
-    ] = "search",
+        Literal["paper"] | None,
+        typer.Option(help="wald: the papers' setting, sigma 0.1, and what the pool leaves open is adversarial."),
+    ] = None,
     p0: Annotated[float | None, typer.Option(help="wald, mmt: label change rate of clean frames (with --p1).")] = None,
     p1: Annotated[
         float | None, typer.Option(help="wald, mmt: label change rate of adversarial frames (with --p0).")
@@ -61,8 +60,10 @@ def calibrate(
     sigma: Annotated[
         float | None, typer.Option(help="wald, mmt: p0, p1 = clean rate x (1 -+ sigma), the papers' construction.")
     ] = None,
-    alpha: Annotated[float, typer.Option(help="wald, mmt: chance to flag at p0 (Wald's nominal error).")] = 0.05,
-    beta: Annotated[float, typer.Option(help="wald, mmt: chance to clear at p1.")] = 0.05,
+    alpha: Annotated[
+        float | None, typer.Option(help="wald, mmt: chance to flag at p0 (Wald's nominal error); default 0.05.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="wald, mmt: chance to clear at p1; default 0.05.")] = None,
     at_cap: Annotated[
         Literal["adversarial", "clean", "threshold"] | None,
         typer.Option(help="wald: verdict when the last member leaves it open; threshold: the likelier hypothesis."),
@@ -88,14 +89,18 @@ def calibrate(
     from pdtool.runtime.calibrate import calibrate_bundle
     from pdtool.runtime.clean import load_clean
 
+    given = {"--preset": preset, "--p0": p0, "--p1": p1, "--sigma": sigma, "--alpha": alpha, "--beta": beta}
+    _refuse(rule, {"wald", "mmt"}, given)
+    _refuse(rule, {"wald"}, {"--preset": preset, "--at-cap": at_cap})
     if preset == "paper":
         sigma = PAPER.sigma if sigma is None and p0 is None else sigma
         at_cap = at_cap or PAPER.at_cap
     if evidence is None:
         evidence = "graded" if rule in ("optimal", "fixed") else "label"
     settings = Settings(
-        rule=rule, evidence=evidence, p0=p0, p1=p1, sigma=sigma, alpha=alpha, beta=beta, max_models=max_models,
-        mean_models=mean_models, at_cap=at_cap or "threshold",
+        rule=rule, evidence=evidence, p0=p0, p1=p1, sigma=sigma, alpha=0.05 if alpha is None else alpha,
+        beta=0.05 if beta is None else beta, max_models=max_models, mean_models=mean_models,
+        at_cap=at_cap or "threshold",
     )  # fmt: skip
     if report is not None:
         from pdtool.evaluation.calibration_report import check_report, write_report
@@ -123,6 +128,14 @@ def calibrate(
     if report is not None:
         note(f"report: {report}")
     note(f"next: pdtool screen {bundle} --source IMAGES --memory-budget 64MiB --json")
+
+
+def _refuse(rule: str, rules: set[str], given: dict[str, object]) -> None:
+    """Options that the rule would ignore are mistakes. Raises UsageError."""
+    named = [option for option, value in given.items() if value is not None]
+    if named and rule not in rules:
+        belongs = " and ".join(f"--rule {each}" for each in sorted(rules))
+        raise UsageError(f"{named[0]} belongs to {belongs}, not to --rule {rule}; leave it out or choose that rule")
 
 
 def _print(bundle: Path, c: "Calibration", fps: float) -> None:
