@@ -1,5 +1,6 @@
 """`pdtool calibrate`: fit the test on clean images and check its promise on others."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -89,9 +90,8 @@ def calibrate(
     from pdtool.runtime.calibrate import calibrate_bundle
     from pdtool.runtime.clean import load_clean
 
-    given = {"--preset": preset, "--p0": p0, "--p1": p1, "--sigma": sigma, "--alpha": alpha, "--beta": beta}
-    _refuse(rule, {"wald", "mmt"}, given)
     _refuse(rule, {"wald"}, {"--preset": preset, "--at-cap": at_cap})
+    _refuse(rule, {"wald", "mmt"}, {"--p0": p0, "--p1": p1, "--sigma": sigma, "--alpha": alpha, "--beta": beta})
     if preset == "paper":
         sigma = PAPER.sigma if sigma is None and p0 is None else sigma
         at_cap = at_cap or PAPER.at_cap
@@ -130,7 +130,7 @@ def calibrate(
     note(f"next: pdtool screen {bundle} --source IMAGES --memory-budget 64MiB --json")
 
 
-def _refuse(rule: str, rules: set[str], given: dict[str, object]) -> None:
+def _refuse(rule: str, rules: set[str], given: Mapping[str, object]) -> None:
     """Options that the rule would ignore are mistakes. Raises UsageError."""
     named = [option for option, value in given.items() if value is not None]
     if named and rule not in rules:
