@@ -1,28 +1,20 @@
 """Plots as inline SVG and images as data URIs: what a self-contained HTML report is drawn with.
 
-Axes and text take the page's own text colour (`currentColor`), so that one picture reads on light and on dark. The
-same numbers give the same bytes. matplotlib and Pillow come with `pip install 'pdtool[evaluate]'`.
+The same numbers give the same bytes. matplotlib and Pillow come with `pip install 'pdtool[evaluate]'`.
 """
 
 import base64
-import html
 import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.evaluation.canvas import INK, MARKERS, Numbers, colour, legend, log_scale, svg
 from pdtool.extras import require
 
 __all__ = ["bars", "histogram", "png_data_uri", "scatter"]
-
-Numbers = Sequence[float] | NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
-
-COLOURS = ("#4a90d9", "#e07b39", "#3aa675", "#c4579a", "#8b7fd6", "#b8982a")  # tell apart on white and on black
-MARKERS = ("o", "s", "^", "D", "v", "P")  # ... and without colour
-_INK = "#123456"  # stands for the page's text colour until the SVG is written
 
 
 def bars(
@@ -52,20 +44,20 @@ def bars(
             if intervals and name in intervals:
                 low, high = np.asarray(intervals[name], dtype=float).T
                 whiskers = np.maximum(0.0, np.stack([values - low, high - values]))
-            axes.bar(left, values, width * 0.92, label=name, color=_colour(i), yerr=whiskers, ecolor=_INK, capsize=2)
+            axes.bar(left, values, width * 0.92, label=name, color=colour(i), yerr=whiskers, ecolor=INK, capsize=2)
         if line is not None:
-            axes.axhline(line[1], color=_INK, linestyle="--", linewidth=1, label=line[0])
+            axes.axhline(line[1], color=INK, linestyle="--", linewidth=1, label=line[0])
         crowded = sum(map(len, labels)) > 60
         axes.set_xticks(places, labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
         axes.set_ylabel(ylabel)
         if log:
-            axes.set_yscale("log")
+            log_scale(axes, "y")
         if top is not None:
             axes.set_ylim(0, top)
         axes.grid(axis="y")
-        _legend(axes, len(series) + (line is not None))
+        legend(axes, len(series) + (line is not None))
 
-    return _svg(title, draw)
+    return svg(title, draw)
 
 
 def histogram(
@@ -76,29 +68,38 @@ def histogram(
     bins: int | Sequence[float] = 20,
     span: tuple[float, float] | None = None,
     lines: Mapping[str, float] | None = None,
+    expected: Mapping[str, tuple[Numbers, Numbers]] | None = None,
+    log: bool = False,
 ) -> str:
     """Distributions over common bins, each as the share of its own frames (so sets of unlike size compare), inline SVG.
 
-    `span` fixes the range of the bins; `lines` name -> x draws dashed lines (thresholds).
+    `span` fixes the range of the bins; `lines` name -> x draws dashed lines (thresholds); `expected` name -> (x, share)
+    draws what an estimate says of the bins at x as points; `log` scales the shares by their logarithm (rare ones show).
     """
 
     def draw(axes: Any) -> None:
         arrays = [np.asarray(values, dtype=float) for values in series.values()]
         pooled = np.concatenate(arrays) if arrays else np.zeros(0)
         edges = np.histogram_bin_edges(pooled, bins=bins, range=span)
+        least = 1.0
         for i, (name, values) in enumerate(zip(series, arrays, strict=True)):
             shares = np.histogram(values, bins=edges)[0] / max(1, len(values))
-            axes.stairs(shares, edges, fill=True, color=_colour(i), alpha=0.35)
-            axes.stairs(shares, edges, color=_colour(i), label=f"{name} (n = {len(values)})")
+            axes.stairs(shares, edges, fill=True, color=colour(i), alpha=0.35)
+            axes.stairs(shares, edges, color=colour(i), label=f"{name} (n = {len(values)})")
+            least = min([least, *shares[shares > 0]])
+        for i, (name, (at, share)) in enumerate((expected or {}).items()):
+            axes.plot(at, share, linestyle="", marker=MARKERS[i], markersize=3.5, color=INK, label=name)
         for i, (name, x) in enumerate((lines or {}).items()):
-            axes.axvline(x, color=_INK, linestyle=("--", ":", "-.")[i % 3], linewidth=1, label=name)
+            axes.axvline(x, color=INK, linestyle=("--", ":", "-.")[i % 3], linewidth=1, label=name)
         axes.set_xlabel(xlabel)
         axes.set_ylabel("share")
-        axes.set_ylim(bottom=0)
+        if log:
+            log_scale(axes, "y")
+        axes.set_ylim(bottom=least / 2 if log else 0)
         axes.grid(axis="y")
-        _legend(axes, 2)
+        legend(axes, 2)
 
-    return _svg(title, draw)
+    return svg(title, draw)
 
 
 def scatter(
@@ -118,18 +119,18 @@ def scatter(
                 continue
             x, y = np.asarray(points, dtype=float).T
             marker = MARKERS[i % len(MARKERS)]
-            axes.scatter(x, y, s=36, color=_colour(i), marker=marker, label=name, alpha=0.85, linewidths=0)
+            axes.scatter(x, y, s=36, color=colour(i), marker=marker, label=name, alpha=0.85, linewidths=0)
             for word, at in zip((names or {}).get(name, ()), points, strict=False):
                 axes.annotate(word, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
         if log_x:
-            axes.set_xscale("log")
+            log_scale(axes, "x")
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.margins(0.08)
         axes.grid()
-        _legend(axes, len(series))
+        legend(axes, len(series))
 
-    return _svg(title, draw)
+    return svg(title, draw)
 
 
 def png_data_uri(image: NDArray[np.uint8], *, scale: int = 1) -> str:
@@ -144,57 +145,3 @@ def png_data_uri(image: NDArray[np.uint8], *, scale: int = 1) -> str:
     buffer = io.BytesIO()
     pillow.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
-
-
-def _legend(axes: Any, entries: int) -> None:
-    """Below the plot, where it hides nothing; none for a single series."""
-    if entries > 1:
-        axes.figure.legend(loc="outside lower center", ncols=4, frameon=False)
-
-
-_STYLE: dict[str, Any] = {
-    "svg.hashsalt": "pdtool",
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.2,
-    "grid.linewidth": 0.6,
-    **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},
-    **{f"axes.{part}": _INK for part in ("edgecolor", "labelcolor", "titlecolor")},
-}
-
-
-def _svg(title: str, draw: Callable[[Any], None]) -> str:
-    """One drawn figure as an `<svg>` element without links, dates or namespaces (HTML needs none)."""
-    matplotlib = require("matplotlib", "draw the plots of a report")
-    figure_module = require("matplotlib.figure", "draw the plots of a report")
-    buffer = io.StringIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own matplotlibrc does not change the bytes
-        matplotlib.rcParams.update(_STYLE)
-        figure = figure_module.Figure(figsize=(6.4, 3.5), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(title, loc="left")
-        draw(axes)
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # two plots on a page would repeat them; nothing refers to them
-    view = re.search(r'viewBox="[^"]*"', text)
-    if view is None:
-        raise RuntimeError("matplotlib wrote an SVG without viewBox")
-    head = (
-        f'<svg {view[0]} role="img" aria-label="{html.escape(title)}" style="width:100%;max-width:46rem;height:auto">'
-    )
-    text = head + text[text.index(">") + 1 :]
-    return text.replace(_INK, "currentColor")
