@@ -21,7 +21,7 @@ from pdtool.calibration.evidence import Evidence, assumed
 from pdtool.calibration.exact import rates
 from pdtool.calibration.fit import ASSUMED_FRAMES, CleanFrames, design
 from pdtool.calibration.latent import ASSUMED, estimate, population
-from pdtool.calibration.optimal import COARSE, NEARLY, cheapest, costs, frontier, problem, sequence
+from pdtool.calibration.optimal import NEARLY, cheapest, known, problem, sequence
 from pdtool.calibration.rules import Candidate, Settings, candidates
 from pdtool.calibration.table import DecisionTable, Table, replay
 from pdtool.decisions import EvidenceKind
@@ -202,7 +202,7 @@ def same_rates(votes: Recorded, orders: int) -> Iterable[str]:
     given = problem(estimate(votes.calibrate.evidence.changed.sum(axis=1), votes.members), ASSUMED, votes.members)
     one, other = (rates(frames, *counts(test.table)) for frames in (given.clean, given.adversarial))
     least = float(other.flag[0]) - NEARLY
-    best = cheapest(given, frontier(given, *costs(COARSE)), fpr=float(one.flag[0]), power=least)
+    best = cheapest(given, known(given), fpr=float(one.flag[0]), power=least)
     if best is not None:
         yield row("optimal, the papers' rates asked for by design", measure(best, "label", votes, orders))
     pooled = Evidence(
@@ -228,7 +228,7 @@ def known_truth(votes: Recorded) -> Iterable[str]:
     real = population(truth, votes.members)
     ours = problem(estimate(votes.calibrate.evidence.changed.sum(axis=1), votes.members), ASSUMED, votes.members)
     best = problem(truth, ASSUMED, votes.members)
-    whole = frontier(best, *costs(COARSE))
+    start = known(best)
     yield "\n### What knowing the truth would save\n"
     yield "`optimal` (label) as designed on `calibrate`, and the cheapest table that the test images' own distribution"
     yield "allows at no more false alarms and no fewer adversarial frames (as assumed) flagged; exact, on that one.\n"
@@ -237,10 +237,10 @@ def known_truth(votes: Recorded) -> Iterable[str]:
     for level in (0.02, 0.05, 0.1, 0.15, 0.2):
         for table in sequence(ours, [level]):
             here, there = (rates(frames, *counts(table)) for frames in (real, ours.adversarial))
-            known = cheapest(best, whole, fpr=float(here.flag[0]), power=float(there.flag[0]))
-            if known is None:
+            cheaper = cheapest(best, start, fpr=float(here.flag[0]), power=float(there.flag[0]))
+            if cheaper is None:
                 continue
-            least = float(rates(real, *counts(known)).models[0])
+            least = float(rates(real, *counts(cheaper)).models[0])
             cells = [
                 f"{level:.0%}",
                 f"{here.flag[0]:.1%}",

@@ -34,7 +34,7 @@ def every_rule(max_models: int) -> dict[str, Settings]:
     named: dict[str, tuple[Rule, EvidenceKind, float | None, AtCap]] = {
         "papers' test, exhausted is adversarial": ("wald", "label", PAPER.sigma, "adversarial"),
         "papers' test, exhausted is clean": ("wald", "label", PAPER.sigma, "clean"),
-        "mmt": ("mmt", "label", PAPER.sigma, "clean"),
+        "mmt": ("mmt", "label", None, "threshold"),
         "wald": ("wald", "label", None, "threshold"),
         "fixed": ("fixed", "label", None, "threshold"),
         "fixed, graded": ("fixed", "graded", None, "threshold"),

@@ -20,14 +20,16 @@ from pdtool.calibration.rounding import improve
 from pdtool.calibration.table import DecisionTable
 from pdtool.extras import require
 
-__all__ = ["NEARLY", "USELESS", "Frontier", "Problem", "cheapest", "costs", "frontier", "problem", "sequence"]
+__all__ = ["NEARLY", "USELESS", "Problem", "Tables", "cheapest", "costs", "frontier", "known", "problem", "sequence"]
 
 LEAST, MOST = 0.5, 1e5  # costs searched, in members
 HALF = log(MOST / LEAST) / 2
 COARSE, FINE = 48, 16  # costs a side of the first grid and of the zooms
 ZOOM, ROUNDS = 0.15, 3  # of a grid's side, so many times
+SLOPES = np.array([*np.linspace(0.08, 0.92, 22), 0.95, 0.97, 0.99])
+MARGINS = np.array([0.5, 1, 1.5, 2, 3, 4, 6, np.inf])  # in label changes
 USELESS = 0.01  # a test that flags fewer adversarial frames is none
-NEARLY = 0.005  # share of adversarial frames let through for fewer members
+NEARLY = 0.01  # share of adversarial frames let through for fewer members
 
 Floats = NDArray[np.float64]
 
@@ -42,8 +44,11 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Frontier:
-    """Tables, each the best for its pair of costs: first flagging and last clearing counts (L, N), and their rates."""
+class Tables:
+    """Tables (L,) with their rates: first flagging and last clearing counts (L, N).
+
+    `flag_cost`, `clear_cost` (L,): the pair of costs that a table is the best for; NaN where it is none's.
+    """
 
     flag_cost: Floats
     clear_cost: Floats
@@ -51,11 +56,6 @@ class Frontier:
     clear: NDArray[np.int64]
     on_clean: Rates
     on_adversarial: Rates
-
-    def least(self, allowed: NDArray[np.bool_]) -> int | None:
-        """Index of the allowed table (L,) that asks fewest members for a clean frame."""
-        kept = np.flatnonzero(allowed)
-        return int(kept[self.on_clean.models[kept].argmin()]) if len(kept) else None
 
 
 def problem(clean: Latent, adversarial: Latent, members: int) -> Problem:
@@ -86,51 +86,87 @@ def costs(points: int, centre: tuple[float, float] | None = None, half: float = 
     return flag_cost.ravel(), clear_cost.ravel()
 
 
-def frontier(given: Problem, flag_cost: Floats, clear_cost: Floats) -> Frontier:
+def frontier(given: Problem, flag_cost: Floats, clear_cost: Floats) -> Tables:
     """The best tables for pairs of costs (L,)."""
     flag, clear, _ = induct(given.states, flag_cost, clear_cost)
-    return Frontier(
+    return Tables(
         flag_cost, clear_cost, flag, clear, rates(given.clean, flag, clear), rates(given.adversarial, flag, clear)
     )
 
 
-def cheapest(given: Problem, whole: Frontier, *, fpr: float, power: float) -> DecisionTable | None:
+def straight(given: Problem) -> Tables:
+    """Tables with straight bounds z >= slope n + a, z <= slope n - b, as Wald's; the last model decides at the slope.
+
+    Where hard clean frames look like adversarial ones, the frontier leaves gaps at few false alarms that such tables
+    fill; with wide margins they ask all and decide at the end.
+    """
+    members = given.states.members
+    slope, above, below = (each.ravel()[:, None] for each in np.meshgrid(SLOPES, MARGINS, MARGINS, indexing="ij"))
+    n = np.arange(1, members + 1)
+    flag = np.clip(np.ceil(slope * n + above), 0, n + 1).astype(np.int64)
+    clear = np.clip(np.floor(slope * n - below), -1, n).astype(np.int64)
+    flag[:, -1] = np.ceil(slope[:, 0] * members)
+    clear[:, -1] = flag[:, -1] - 1
+    none = np.full(len(flag), np.nan)
+    return Tables(none, none, flag, clear, rates(given.clean, flag, clear), rates(given.adversarial, flag, clear))
+
+
+def known(given: Problem) -> tuple[Tables, Tables]:
+    """What the search for the cheapest table starts from: the whole frontier, coarsely, and straight tables."""
+    return frontier(given, *costs(COARSE)), straight(given)
+
+
+def cheapest(given: Problem, start: tuple[Tables, Tables], *, fpr: float, power: float) -> DecisionTable | None:
     """Fewest expected members on clean frames with at most `fpr` of them and at least `power` of the others flagged.
 
-    `whole` is the problem's frontier. None where no table was found that keeps both rates.
+    `start` is `known(given)`. None where no table was found that keeps both rates.
     """
-    found: list[tuple[float, DecisionTable]] = []
-    starts: list[tuple[float, float]] = []
-    front, half = whole, HALF
+    front, half = start[0], HALF
+    found = _keeping(start[1], fpr, power)
+    pairs: list[tuple[float, float]] = []  # of costs: the frontier's best, and at last the optimum of the dual
     for _ in range(ROUNDS + 1):
-        best = front.least((front.on_clean.flag <= fpr) & (front.on_adversarial.flag >= power))
-        if best is not None:
-            found.append((float(front.on_clean.models[best]), DecisionTable.of(front.flag[best], front.clear[best])))
-            starts.append((float(front.flag_cost[best]), float(front.clear_cost[best])))
+        better = _keeping(front, fpr, power)
+        if better is not None and (found is None or better.models < found.models):
+            found, pairs = better, [(better.flag_cost, better.clear_cost)]
         dual = (
             front.on_clean.models
             + front.flag_cost * (front.on_clean.flag - fpr)
             + front.clear_cost * (power - front.on_adversarial.flag)
         )
         top = int(dual.argmax())
-        start = float(front.flag_cost[top]), float(front.clear_cost[top])
+        prices = float(front.flag_cost[top]), float(front.clear_cost[top])
         half *= ZOOM
-        front = frontier(given, *costs(FINE, (log(start[0]), log(start[1])), half))
-    if found:
-        starts = [starts[min(range(len(found)), key=lambda i: found[i][0])]]
-    for flag_cost, clear_cost in [start, *starts]:
-        near = improve(
-            given.clean,
-            given.adversarial,
-            given.states,
-            flag_cost=flag_cost,
-            clear_cost=clear_cost,
-            fpr=fpr,
-            power=power,
-        )
-        if near is not None:
-            found.append(near)
-    return min(found, key=lambda each: each[0])[1] if found else None
+        front = frontier(given, *costs(FINE, (log(prices[0]), log(prices[1])), half))
+    bases = [None] if found is None else [None, (found.flag, found.clear)]
+    best = None if found is None else (found.models, DecisionTable.of(found.flag, found.clear))
+    for flag_cost, clear_cost in [prices, *pairs]:
+        for base in bases:
+            near = improve(
+                given.clean, given.adversarial, given.states, base,
+                flag_cost=flag_cost, clear_cost=clear_cost, fpr=fpr, power=power,
+            )  # fmt: skip
+            if near is not None and (best is None or near[0] < best[0]):
+                best = near
+    return None if best is None else best[1]
+
+
+@dataclass(frozen=True)
+class _Found:
+    models: float
+    flag: NDArray[np.int64]
+    clear: NDArray[np.int64]
+    flag_cost: float
+    clear_cost: float
+
+
+def _keeping(tables: Tables, fpr: float, power: float) -> _Found | None:
+    """The cheapest of these that keeps both rates."""
+    kept = np.flatnonzero((tables.on_clean.flag <= fpr) & (tables.on_adversarial.flag >= power))
+    if len(kept) == 0:
+        return None
+    i = kept[tables.on_clean.models[kept].argmin()]
+    costs_of = float(tables.flag_cost[i]), float(tables.clear_cost[i])
+    return _Found(float(tables.on_clean.models[i]), tables.flag[i], tables.clear[i], *costs_of)
 
 
 def sequence(given: Problem, levels: Sequence[float], *, mean_models: float | None = None) -> Iterator[DecisionTable]:
@@ -139,19 +175,19 @@ def sequence(given: Problem, levels: Sequence[float], *, mean_models: float | No
     Each flags nearly (`NEARLY`) as many adversarial frames as any table at that level; with `mean_models`, as many as
     any that asks no more members of a clean frame, on average. Levels that no table keeps are left out.
     """
-    whole = frontier(given, *costs(COARSE))
+    start = known(given)
+    fpr, models, power = (
+        np.concatenate(each)
+        for each in zip(*((t.on_clean.flag, t.on_clean.models, t.on_adversarial.flag) for t in start), strict=True)
+    )
     last = None
     for level in levels:
-        allowed = whole.on_clean.flag <= level
-        if mean_models is not None:
-            allowed &= whole.on_clean.models <= mean_models
-        if not allowed.any():
-            continue
-        sharpest = float(whole.on_adversarial.flag[allowed].max())
+        allowed = (fpr <= level) & (models <= (mean_models or np.inf))
+        sharpest = float(power[allowed].max(initial=0.0))
         if sharpest < USELESS:
             continue
-        power = sharpest - (NEARLY if mean_models is None else 0.0)
-        table = cheapest(given, whole, fpr=level, power=power)
+        enough = sharpest - (NEARLY if mean_models is None else 0.0)
+        table = cheapest(given, start, fpr=level, power=enough)
         if table is not None and table != last:
             yield table
             last = table

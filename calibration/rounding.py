@@ -25,16 +25,22 @@ def improve(
     clean: Population,
     adversarial: Population,
     states: States,
+    base: tuple[Ints, Ints] | None,
     *,
     flag_cost: float,
     clear_cost: float,
     fpr: float,
     power: float,
 ) -> tuple[float, DecisionTable] | None:
-    """The table near that of two costs that asks fewest members while it keeps both rates, and how many; or None."""
+    """The table near `base` that asks fewest members while it keeps both rates, and how many; None where none does.
+
+    `base`: first flagging and last clearing counts (N,); None: those of the table that is best for the two costs.
+    Prices are reckoned with these costs either way.
+    """
     members = states.members
     width = max(WIDTH, BOUNDS // members)
     own_flag, own_clear, regrets = induct(states, np.array([flag_cost]), np.array([clear_cost]))
+    own = (own_flag[0], own_clear[0]) if base is None else base
     flag, clear = np.empty((1, 0), dtype=np.int64), np.empty((1, 0), dtype=np.int64)
     undecided = np.ones((1, 1, 1)) * np.ones((1, 2, 1))  # (tables, clean or adversarial, counts)
     models, flagged, price = np.zeros(1), np.zeros((1, 2)), np.zeros(1)
@@ -48,7 +54,7 @@ def improve(
         going_on = np.where(np.isfinite(regret.go_on), regret.go_on, 0.0)
         on, off, out = (_sums(both * each) for each in (going_on, regret.clear, regret.flag))
         above = _sums(after)
-        flags, clears = _choices(int(own_flag[0, n - 1]), int(own_clear[0, n - 1]), n, last=n == members)
+        flags, clears = _choices(int(own[0][n - 1]), int(own[1][n - 1]), n, last=n == members)
         row, choice = np.nonzero(_distinct(both, flags, clears))
         f, c = flags[choice], clears[choice]
         dearer = price[row] + off[row, c + 1] + on[row, f] - on[row, c + 1] + out[row, -1] - out[row, f]

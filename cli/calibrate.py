@@ -9,11 +9,10 @@ import typer
 from pdtool.cli import options
 from pdtool.cli.output import emit, note, percent, progress, set_quiet, table
 from pdtool.errors import UsageError
+from pdtool.wording import number
 
 if TYPE_CHECKING:
     from pdtool.decisions import Calibration
-
-WITHIN = (4, 8, 16)  # members within which a frame may have to be flagged
 
 
 def calibrate(
@@ -141,8 +140,10 @@ def _refuse(rule: str, rules: set[str], given: Mapping[str, object]) -> None:
 def _print(bundle: Path, c: "Calibration", fps: float) -> None:
     """What a person can act on, then what the test does."""
     from pdtool.calibration.exact import change_rate_flagged, operating
+    from pdtool.calibration.response import evidence_flagged, within
     from pdtool.calibration.table import DecisionTable, table_of
 
+    test = table_of(c)
     hour = 3600 * fps
     sources = f"{c.check_images} check images"
     if c.check_groups < c.check_images:
@@ -163,22 +164,20 @@ def _print(bundle: Path, c: "Calibration", fps: float) -> None:
         ("check images the original gets wrong", wrong),
         (
             "members asked for a clean frame: mean, 99 of 100, most",
-            f"{c.expected_models_clean:.1f}, {c.p99_models_clean}, {c.max_models}",
+            f"{c.expected_models_clean:.1f}, {c.p99_models_clean}, {within(test)[-1]}",
         ),
         (f"adversarial frames flagged ({against})", percent(c.power)),
         (f"clean label change rate ({c.fit_images} images)", percent(c.clean_lcr)),
     ]
     if c.p0 is not None and c.p1 is not None:
         rows.append(("clean below p0, adversarial above p1", f"{c.p0:.3f} / {c.p1:.3f}"))
-    test = table_of(c)
-    within = [n for n in WITHIN if n <= c.max_models]
-    for n in within:
+    for n in within(test):
         if isinstance(test, DecisionTable):
             rate = change_rate_flagged(test, n)
             rows.append((f"label change rate flagged within {n} members (9 of 10 frames)", percent(rate)))
-        elif c.flag_above is not None:
-            bound = c.flag_above[n - 1]
-            rows.append((f"mean evidence that flags after {n} members", "none" if bound is None else f"{bound:.3f}"))
+        else:
+            bound = evidence_flagged(test, n)
+            rows.append((f"evidence of each member that is flagged within {n}", number(bound, 2)))
     table(f"{bundle}: calibrated ({c.rule}, {c.evidence} evidence)", ("", "value"), rows)
     if isinstance(test, DecisionTable):
         exact = operating(test, [0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])

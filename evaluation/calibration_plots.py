@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pdtool.calibration.response import Response
 from pdtool.calibration.table import DecisionTable, table_of
 from pdtool.decisions import Calibration
-from pdtool.evaluation.calibration_response import Response
 from pdtool.evaluation.calibration_study import Study
 from pdtool.evaluation.curves import Panel, curves, panels, staircase
 from pdtool.evaluation.pictures import histogram

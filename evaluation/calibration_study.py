@@ -11,8 +11,8 @@ from pdtool.calibration.evidence import Evidence, assumed
 from pdtool.calibration.fit import ASSUMED_FRAMES
 from pdtool.calibration.latent import Latent, estimate, population
 from pdtool.calibration.promise import split
+from pdtool.calibration.response import Reach, Response, evidence_flagged, reach, respond, within
 from pdtool.calibration.table import Table, replay, table_of
-from pdtool.evaluation.calibration_response import Reach, Response, evidence_flagged, reach, respond, within
 from pdtool.runtime.calibrate import Calibrated
 
 __all__ = ["ORDERS", "Need", "Sessions", "Study", "study"]

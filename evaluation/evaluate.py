@@ -223,6 +223,7 @@ def _clean_result(clean: Screened) -> CleanResult:
         most_models_used=int(clean.used.max(initial=0)),
         cost=mean(clean.cost),
         label_change_rate=mean(clean.lcr),
+        diversity=clean.diversity,
     )
 
 
@@ -252,4 +253,5 @@ def _attack_result(
         most_models_used=int(screened.used[fooled].max(initial=0)),
         cost=mean(screened.cost[fooled]),
         label_change_rate=mean(screened.lcr[fooled]),
+        diversity=screened.diversity,
     )

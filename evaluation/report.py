@@ -108,6 +108,17 @@ def markdown_report(evaluation: Evaluation) -> str:
     ]
     lines += [
         "",
+        f"| frames | label change rate | correlation of two members' label changes | effective votes of {e.subject.members} |",
+        "|---|--:|--:|--:|",
+    ]
+    votes = [("clean", clean.label_change_rate, clean.diversity)]
+    votes += [(a.spec, a.label_change_rate, a.diversity) for a in e.attacks]
+    lines += [
+        f"| {name} | {percent(lcr)} | {number(d.correlation, 2)} | {number(d.effective_votes)} |"
+        for name, lcr, d in votes
+    ]
+    lines += [
+        "",
         f"Clean images that the original classifies wrongly: {_counted(clean.wrong_flagged)} flagged. "
         "Attacked frames are counted where they fool the exported original.",
         "",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pdtool.artifacts import FileEntry
+from pdtool.evaluation.diversity import Diversity
 from pdtool.evaluation.metrics import Rate
 from pdtool.jsonform import JsonValue
 
@@ -48,6 +49,7 @@ class CleanResult:
     most_models_used: int
     cost: float | None  # mean a frame, in runs of the original (MACs)
     label_change_rate: float | None  # mean, all members asked
+    diversity: Diversity  # of the members' label changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class AttackResult:
     most_models_used: int
     cost: float | None
     label_change_rate: float | None
+    diversity: Diversity
 
 
 @dataclass(frozen=True, kw_only=True)

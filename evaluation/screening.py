@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.decisions import Verdict
+from pdtool.evaluation.diversity import Diversity, diversity
 from pdtool.evaluation.metrics import relative_cost
 from pdtool.images import Images
 from pdtool.runtime.screener import Screener
@@ -27,6 +28,7 @@ class Screened:
     verdicts: tuple[Verdict, ...]
     given: NDArray[np.int64]  # the exported original's label
     lcr: NDArray[np.float64]  # label change rate, all members asked
+    diversity: Diversity  # of all members' label changes on the frames that count: attacked ones that fool the original
     score: NDArray[np.float64]  # mean evidence of the calibration's kind, all members asked
     flagged: NDArray[np.bool_]
     screened: NDArray[np.bool_]  # False: the verdict is `unscreened`
@@ -64,6 +66,7 @@ def screen_set(
         order = np.array([model.macs for model in screener.residency.order], dtype=np.int64)
         opened, calibration = screener.opened, screener.calibration
     votes = collect_votes(opened, images, temperatures=calibration.temperatures, advance=advance)
+    counted = votes.evidence.changed if name == "clean" else votes.evidence.changed[votes.original != truth]
     index = {label: i for i, label in enumerate(opened.bundle.classes)}
     used = np.array([verdict.models_used for verdict in verdicts], dtype=np.int64)
     return Screened(
@@ -74,6 +77,7 @@ def screen_set(
         verdicts=verdicts,
         given=votes.original,
         lcr=votes.evidence.changed.mean(axis=1),
+        diversity=diversity(counted),
         score=votes.evidence.of(calibration.evidence).mean(axis=1),
         flagged=np.array([verdict.verdict == "adversarial" for verdict in verdicts], dtype=bool),
         screened=np.array([verdict.verdict != "unscreened" for verdict in verdicts], dtype=bool),

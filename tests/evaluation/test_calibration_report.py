@@ -18,13 +18,13 @@ from pdtool.calibration.fit import calibrate as calibrate_frames
 from pdtool.calibration.latent import ASSUMED
 from pdtool.calibration.mmt import compile_mmt
 from pdtool.calibration.promise import split
+from pdtool.calibration.response import WITHIN, evidence_flagged, reach, respond
 from pdtool.calibration.rules import Settings
 from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, GradedTable, SequentialTest, replay, table_of
 from pdtool.calibration.wald import compile_wald
 from pdtool.data import load_data
 from pdtool.errors import InputError, MissingError, UsageError
 from pdtool.evaluation import calibration_report as report
-from pdtool.evaluation.calibration_response import WITHIN, evidence_flagged, reach, respond
 from pdtool.evaluation.calibration_study import ORDERS, Study, study
 from pdtool.runtime.calibrate import Calibrated, calibrate_bundle
 

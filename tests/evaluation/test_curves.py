@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pdtool.calibration.exact import operating
+from pdtool.calibration.response import reach
 from pdtool.calibration.wald import compile_wald
 from pdtool.evaluation import pictures
-from pdtool.evaluation.calibration_response import reach
 from pdtool.evaluation.curves import Panel, curves, panels, staircase
 
 TABLE = compile_wald(0.1, 0.5, 0.05, 0.05, 12, "threshold")

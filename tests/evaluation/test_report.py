@@ -10,6 +10,7 @@ import pytest
 
 from pdtool.artifacts import FileEntry
 from pdtool.decisions import Verdict
+from pdtool.evaluation.diversity import Diversity
 from pdtool.evaluation.metrics import mean, rate
 from pdtool.evaluation.report import LIMITS, Evidence, html_report, markdown_report
 from pdtool.evaluation.results import AttackResult, CleanResult, Evaluation, Subject
@@ -63,6 +64,7 @@ def _screened(name: str, given: list[int], truth: list[int], flagged: list[bool]
         given=np.array(given),
         lcr=np.linspace(0, 1, count),
         score=np.linspace(0, 1, count),
+        diversity=Diversity(correlation=0.5, effective_votes=1.8),
         flagged=np.array(flagged),
         screened=np.ones(count, dtype=bool),
         corrected=np.array([truth[i] if flagged[i] else -1 for i in range(count)]),
@@ -113,6 +115,7 @@ def made() -> tuple[Evaluation, Evidence]:
             most_models_used=5,
             cost=mean(clean.cost),
             label_change_rate=0.1,
+            diversity=clean.diversity,
         ),
         attacks=(
             AttackResult(
@@ -136,6 +139,7 @@ def made() -> tuple[Evaluation, Evidence]:
                 most_models_used=3,
                 cost=1.7,
                 label_change_rate=0.4,
+                diversity=attacked.diversity,
             ),
         ),
         whole_pool_cost=3.7,
