@@ -38,7 +38,7 @@ def diversity(changed: NDArray[np.bool_]) -> Diversity:
     varied = votes[:, votes.any(axis=0) & ~votes.all(axis=0)] if len(votes) else votes[:, :0]
     correlation = None
     if varied.shape[1] > 1:
-        pairs = np.corrcoef(varied, rowvar=False)[np.triu_indices(varied.shape[1], k=1)]
+        pairs = np.asarray(np.corrcoef(varied, rowvar=False))[np.triu_indices(varied.shape[1], k=1)]
         correlation = float(pairs.mean())
     together = float(votes.sum(axis=1).var()) if len(votes) else 0.0
     effective = float(members * votes.var(axis=0).sum() / together) if together > 0 else None
