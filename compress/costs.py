@@ -1,16 +1,46 @@
 """What one picture costs a net: multiply-accumulates, parameters and output bytes, a layer and in all."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pdtool.artifacts import LayerCost, ModelCosts
+from pdtool.compress.masks import LAYERS
 from pdtool.compress.modes import evaluating
 from pdtool.images import Size
 
-__all__ = ["count"]
+__all__ = ["Nonzero", "count", "count_nonzero"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nonzero:
+    """What of a net's costs is left where zeros cost nothing: weights a convolution or linear layer, and in all."""
+
+    weights: dict[str, int]
+    macs: int
+    parameters: int
+
+
+def count_nonzero(net: nn.Module, costs: ModelCosts) -> Nonzero:
+    """Count what is not zero in a net that costs `costs` when it is dense.
+
+    A convolution or linear layer uses each weight equally often (padding counted, as in `costs`), so that its share
+    of multiply-accumulates is that of its weights; all other layers are dense.
+    """
+    weights, shares = {}, {}
+    for name, module in net.named_modules():
+        if isinstance(module, LAYERS):
+            weights[name] = int(module.weight.count_nonzero())
+            shares[name or type(net).__name__] = weights[name], module.weight.numel()
+    macs = 0
+    for layer in costs.layers:
+        left, whole = shares.get(layer.name, (1, 1))
+        macs += layer.macs * left // whole
+    parameters = sum(int(parameter.count_nonzero()) for parameter in net.parameters())
+    return Nonzero(weights=weights, macs=macs, parameters=parameters)
 
 
 def count(net: nn.Module, size: Size) -> ModelCosts:

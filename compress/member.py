@@ -1,8 +1,8 @@
-"""One member: choose channels, prune, fine-tune, measure, write. And the record that lets a killed run go on."""
+"""One member: made by its method, measured, written. And the record that lets a killed run go on."""
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,23 +11,21 @@ import numpy as np
 from torch import nn
 
 from pdtool.artifacts import Plan, PoolMember, PoolModel, write_entry
-from pdtool.compress.costs import count
+from pdtool.compress.contract import Method, Task
+from pdtool.compress.costs import count, count_nonzero
+from pdtool.compress.masks import weight_layers, weight_of
 from pdtool.compress.original import Original
-from pdtool.compress.prune import Unit, achieved, prune
+from pdtool.compress.prune import achieved
 from pdtool.compress.split import Labelled
-from pdtool.compress.training import Recipe, TrainingSet, accuracy, fit
+from pdtool.compress.training import accuracy
 from pdtool.compress.weights import weights_bytes
 from pdtool.errors import GateError, InputError, IntegrityError
 from pdtool.files import read_checked, read_limited, write_atomic
 from pdtool.jsonform import JsonValue, canonical, decode, encode, parse
 
-__all__ = ["Method", "Record", "make_member", "member_seed", "read_record", "recipe_key", "write_model"]
+__all__ = ["Record", "make_member", "member_seed", "read_record", "recipe_key", "write_model"]
 
 CODE = 1  # raise when a change of this package changes what the same settings make
-
-Method = Callable[
-    [Sequence[Unit], nn.Module, float, Mapping[int, float], np.random.Generator], dict[str, tuple[int, ...]]
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,51 +46,44 @@ def recipe_key(settings: Mapping[str, JsonValue], seed: int) -> str:
     return hashlib.sha256(canonical({"code": CODE, "seed": seed, **settings})).hexdigest()
 
 
-def make_member(
-    folder: Path,
-    id: str,
-    original: Original,
-    units: Sequence[Unit],
-    method: Method,
-    rate: float,
-    group_rates: Mapping[int, float],
-    recipe: Recipe,
-    training: TrainingSet,
-    held: Labelled,
-    *,
-    seed: int,
-    key: str,
-    tick: Callable[[int], None],
-) -> PoolMember:
+def make_member(folder: Path, id: str, method: Method, task: Task, *, key: str) -> PoolMember:
     """Make a member and write its weights, plan and, last, its record into the pool folder.
 
-    `original.net` is the teacher and is left as it is. A member whose fine-tuning diverges is not used.
+    `task.original.net` is left as it is. A member that the method gives up (diverged, say) is not used.
     """
-    net = copy.deepcopy(original.net)
-    chosen = method(units, original.net, rate, group_rates, np.random.default_rng(seed))
-    history = prune(net, original.spec.input, chosen)
-    rates = achieved(original.net, net, units)
-    pruned, reason = copy.deepcopy(net.state_dict()), None
+    original = task.original
+    draft = method.start(task)
+    net = draft.net
+    first, drawn, reason = copy.deepcopy(net.state_dict()), dict[str, JsonValue](), None
     try:
-        fit(net, training, recipe, seed=seed, teacher=original.net, tick=tick)
+        drawn = method.tune(task, net)
     except GateError as error:
-        net.load_state_dict(pruned)
-        net.eval()
+        net.load_state_dict(first)
         reason = str(error)
-    model = write_model(folder, f"members/{id}", net, original, history, held, metadata={"member": id})
+    net.eval()
+    rates = achieved(original.net, net, task.units)
+    zeros = {layer: 1 - _nonzero(net, layer) / weight_of(net, layer).numel() for layer in task.layers}
+    left = sum(_nonzero(net, layer) for layer in weight_layers(net))
+    weights = sum(weight_of(original.net, layer).numel() for layer in weight_layers(original.net))
     member = PoolMember(
         id=id,
-        model=model,
+        model=write_model(folder, f"members/{id}", net, original, draft.history, task.held, metadata={"member": id}),
         used=reason is None,
         reason=reason,
-        seed=seed,
+        seed=task.seed,
         recipe_key=key,
-        layer_rates={name: round(share, 6) for name, share in rates.layers.items()},
+        drawn=drawn,
+        layer_rates={name: round(share, 6) for name, share in (rates.layers or zeros).items()},
         channel_rate=round(rates.channels, 6),
+        weight_rate=round(1 - left / weights, 6),
         parameter_rate=round(rates.parameters, 6),
     )
     write_atomic(folder / "members" / f"{id}.record.json", canonical(encode(Record(member=member))))
     return member
+
+
+def _nonzero(net: nn.Module, layer: str) -> int:
+    return int(weight_of(net, layer).count_nonzero())
 
 
 def write_model(
@@ -106,11 +97,15 @@ def write_model(
 ) -> PoolModel:
     """Write `stem`.safetensors and `stem`.json (the plan) and measure the net on the held-out images."""
     costs = count(net, original.spec.input)
+    left = count_nonzero(net, costs)
+    plan = Plan(history=history, costs=costs, nonzero_weights=left.weights)
     return PoolModel(
         file=write_entry(folder, f"{stem}.safetensors", weights_bytes(net, original.metadata() | metadata)),
-        plan=write_entry(folder, f"{stem}.json", canonical(encode(Plan(history=history, costs=costs)))),
+        plan=write_entry(folder, f"{stem}.json", canonical(encode(plan))),
         macs=costs.macs,
+        nonzero_macs=left.macs,
         parameters=costs.parameters,
+        nonzero_parameters=left.parameters,
         accuracy=round(accuracy(net, held.images, held.labels, original.preprocessing), 6),
         accuracy_images=len(held),
     )
@@ -131,10 +126,8 @@ def read_record(folder: Path, id: str) -> PoolMember | None:
 
 
 def judge(member: PoolMember, floor: float) -> PoolMember:
-    """The member with `used` and `reason` as the accuracy floor says; one that diverged stays unused."""
-    if member.reason is not None and member.reason.startswith("training diverged"):
+    """A recorded member with `used` and `reason` as the accuracy floor says; one that was given up stays unused."""
+    if member.reason is not None or member.model.accuracy >= floor:
         return member
-    if member.model.accuracy >= floor:
-        return replace(member, used=True, reason=None)
     reason = f"accuracy {member.model.accuracy:.4f} is below the floor {floor:.4f}"
     return replace(member, used=False, reason=reason)

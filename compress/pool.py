@@ -1,15 +1,14 @@
 """Classifier to pool: many differently pruned, fine-tuned copies and what is needed to rebuild and judge them."""
 
-import copy
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import pdtool
-from pdtool.artifacts import Pool, PoolMember, write_entry
+from pdtool.artifacts import Pool, PoolMember, PoolModel, write_entry
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.member import (
     judge,
@@ -18,10 +17,8 @@ from pdtool.compress.member import (
     recipe_key,
     write_model,
 )
-from pdtool.compress.prepare import METHODS, PoolRequest, prepare
-from pdtool.compress.prune import prune
+from pdtool.compress.prepare import METHODS, PoolRequest, encode_settings, prepare
 from pdtool.compress.split import Labelled, spread
-from pdtool.compress.training import fit
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import weights_bytes
 from pdtool.compress.workplace import Wanted, workplace
@@ -36,7 +33,10 @@ SAMPLES = 64  # held-out images kept in the pool
 
 @dataclass(frozen=True, kw_only=True)
 class PoolPlan:
-    """What making a pool would take: `seconds` from a few measured training steps of one pruned member."""
+    """What making a pool would take: `seconds` from a few measured training steps of one member.
+
+    `units` are what may be pruned or mutated, each for itself: layers that lose channels together, or layers.
+    """
 
     model: str
     classes: int
@@ -65,21 +65,21 @@ def make_pool(
     UsageError for settings that make no sense.
     """
     ready = prepare(request)
-    original_bytes = weights_bytes(ready.original.net, ready.original.metadata())
-    wanted = Wanted(ready.settings, request.seed, sha256_bytes(original_bytes))
+    task, the = ready.task, ready.task.original
+    wanted = Wanted(ready.key, request.seed, sha256_bytes(weights_bytes(the.net, the.metadata())))
     with workplace(out, wanted, resume=resume, force=force) as place:
         out, kept = place.folder, place.kept
-        original = write_model(out, "original", ready.original.net, ready.original, [], ready.held, {})
+        original = write_model(out, "original", the.net, the, [], task.held, {})
         seen = write_entry(out, "seen.bin", ready.seen)
-        samples = write_entry(out, "samples.npz", samples_bytes(ready.held))
+        samples = write_entry(out, "samples.npz", samples_bytes(task.held))
         floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
-        made: list[PoolMember] = []
-        steps = ready.recipe.steps(len(ready.training))
+        made, given_up = list[PoolMember](), 0
+        steps = ready.method.steps(task)
         ids = [_id(index) for index in range(request.members)]
-        with watch("compress", steps * sum(id not in kept for id in ids)) as task:
+        with watch("compress", steps * sum(id not in kept for id in ids)) as watched:
             for note in (*ready.notes, *place.notes):
-                task.say(note)
-            task.say(
+                watched.say(note)
+            watched.say(
                 f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, "
                 f"{original.file.bytes} bytes"
             )
@@ -88,38 +88,35 @@ def make_pool(
                 member = kept.get(id) or make_member(
                     out,
                     id,
-                    ready.original,
-                    ready.units,
-                    METHODS[request.method],
-                    request.rate,
-                    request.group_rates,
-                    ready.recipe,
-                    ready.training,
-                    ready.held,
-                    seed=seed,
-                    key=recipe_key(ready.settings, seed),
-                    tick=task.advance,
+                    ready.method,
+                    replace(task, seed=seed, tick=watched.advance),
+                    key=recipe_key(ready.key, seed),
                 )
+                given_up += not member.used
                 member = judge(member, floor)
                 made.append(member)
-                task.say(_line(member, time.perf_counter() - begun, resumed=id in kept))
+                watched.say(_line(member, original, time.perf_counter() - begun, resumed=id in kept))
         used = sum(member.used for member in made)
         if used == 0:
             (out / "pool.json").unlink(missing_ok=True)  # an earlier run's, with a lower floor
+            if given_up == len(made):
+                raise GateError(f"none of {len(made)} members can be used; {made[0].id}: {made[0].reason}")
             best = max(member.model.accuracy for member in made)
             raise GateError(
                 f"none of {len(made)} members reaches the accuracy floor {floor:.4f} (best {best:.4f}, original "
                 f"{original.accuracy:.4f}); lower --rate, raise --epochs or allow more with --max-drop"
             )
+        options = encode_settings(task.settings)
         pool = Pool(
             pdtool=pdtool.__version__,
-            model=str(ready.original.spec),
-            classes=ready.original.classes,
-            preprocessing=ready.original.preprocessing,
+            model=str(the.spec),
+            classes=the.classes,
+            preprocessing=the.preprocessing,
             method=request.method,
-            rate=request.rate,
-            group_rates={str(channels): rate for channels, rate in sorted(request.group_rates.items())},
-            recipe={**encode(ready.recipe), "ignore": list(request.ignore)},
+            rate=options.pop("rate"),
+            group_rates=options.pop("group_rates", {}),
+            options=options,
+            recipe={**ready.recipe, "ignore": list(request.ignore)},
             seed=request.seed,
             data=request.data,
             data_fingerprint=ready.fingerprint,
@@ -135,11 +132,6 @@ def make_pool(
 def plan_pool(request: PoolRequest) -> PoolPlan:
     """What `make_pool` would do, without writing anything: one member is pruned and trained for a few steps."""
     ready = prepare(request)
-    net = copy.deepcopy(ready.original.net)
-    rng = np.random.default_rng(member_seed(request.seed, 0))
-    chosen = METHODS[request.method](ready.units, net, request.rate, request.group_rates, rng)
-    prune(net, ready.original.spec.input, chosen)
-    steps = ready.recipe.steps(len(ready.training))
     times = [time.perf_counter()]
 
     def tick(count: int) -> None:
@@ -147,21 +139,26 @@ def plan_pool(request: PoolRequest) -> PoolPlan:
         if len(times) > 20 or times[-1] - times[0] > 5.0:
             raise _Enough
 
-    with suppress(_Enough):
-        fit(net, ready.training, ready.recipe, seed=0, teacher=ready.original.net, tick=tick)
-    a_step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0  # the first step takes far longer
+    task = replace(ready.task, seed=member_seed(request.seed, 0), tick=tick)
+    draft = ready.method.start(task)
+    member_bytes, steps = len(weights_bytes(draft.net, {})), ready.method.steps(task)
+    times = [time.perf_counter()]
+    with suppress(_Enough, GateError):
+        ready.method.tune(task, draft.net)
+    taken = np.diff(times)
+    a_step = float(np.median(taken[1:] if len(taken) > 1 else taken)) if len(taken) else 0.0
     return PoolPlan(
-        model=str(ready.original.spec),
-        classes=len(ready.original.classes),
+        model=str(task.original.spec),
+        classes=len(task.original.classes),
         members=request.members,
-        units=len(ready.units),
+        units=len(task.units) or len(task.layers),
         left_whole=ready.whole,
-        train_images=len(ready.training),
-        held_images=len(ready.held),
+        train_images=len(task.training),
+        held_images=len(task.held),
         steps=steps,
-        original_bytes=len(weights_bytes(ready.original.net, {})),
-        member_bytes=len(weights_bytes(net, {})),
-        seconds=round(a_step * steps * request.members, 1),
+        original_bytes=len(weights_bytes(task.original.net, {})),
+        member_bytes=member_bytes,
+        seconds=round(a_step * steps * request.members, 3),
         notes=ready.notes,
     )
 
@@ -181,11 +178,20 @@ def _id(index: int) -> str:
     return f"m{index:03d}"
 
 
-def _line(member: PoolMember, seconds: float, *, resumed: bool) -> str:
+def _line(member: PoolMember, original: PoolModel, seconds: float, *, resumed: bool) -> str:
     state = "" if member.used else f"; NOT USED: {member.reason}"
     kept = " (kept from an earlier run)" if resumed else f" in {seconds:.1f} s"
     model = member.model
+    sparse = f" ({model.nonzero_macs / 1e6:.2f} M without zeros)" if model.nonzero_macs < model.macs else ""
     return (
-        f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs, {model.file.bytes} bytes, "
-        f"{100 * member.channel_rate:.0f} % of channels removed{kept}{state}"
+        f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs{sparse}, {model.file.bytes} bytes, "
+        f"{_changed(member, original)}{kept}{state}"
     )
+
+
+def _changed(member: PoolMember, original: PoolModel) -> str:
+    if "mutated" in member.drawn:
+        return f"{member.drawn['mutated']} neurons or weights mutated, draw {member.drawn['draws']}"
+    if member.model.parameters < original.parameters:
+        return f"{100 * member.channel_rate:.0f} % of channels removed"
+    return f"{100 * member.weight_rate:.0f} % of weights zero"

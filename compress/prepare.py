@@ -1,16 +1,18 @@
 """What pool to make, and everything read and checked before the first member is made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pdtool.compress import l1_norm, random_channel
-from pdtool.compress.member import Method
+from pdtool.compress.contract import Method, Settings, Task
+from pdtool.compress.masks import weight_layers
+from pdtool.compress.methods import METHODS, check_options, method_named
 from pdtool.compress.original import Original, load_labelled, original_of, pick_device, read_weights
 from pdtool.compress.prune import Unit, find_units
 from pdtool.compress.rates import check_rate
-from pdtool.compress.split import Labelled, align, hold_back
+from pdtool.compress.split import align, hold_back
 from pdtool.compress.training import RECIPES, Recipe, TrainingSet
 from pdtool.compress.weights import weights_bytes
 from pdtool.data import load_data, pixel_hashes
@@ -18,17 +20,17 @@ from pdtool.errors import UsageError
 from pdtool.files import sha256_bytes
 from pdtool.jsonform import JsonValue, encode
 
-__all__ = ["METHODS", "PoolRequest", "Prepared", "prepare"]
-
-METHODS: dict[str, Method] = {"random-channel": random_channel.select, "l1-norm": l1_norm.select}
+__all__ = ["METHODS", "PoolRequest", "Prepared", "encode_settings", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolRequest:
-    """What pool to make. Rates are shares of channels to remove; `ignore` names layers to leave whole.
+    """What pool to make. `rate` to `tau` are the method's options (`contract.Settings`): None is the method's default,
+    and what it does not take must be left None. `ignore` names layers to leave whole.
 
     A member is used only with an accuracy of at least `min_accuracy`, or, where that is None, of at least the
-    original's less `max_drop`, both on held-out images: a tenth of the data, or `holdout`.
+    original's less `max_drop`, both on held-out images: a tenth of the data, or `holdout`. `recipe` is how members are
+    trained, by the methods that train.
     """
 
     weights: Path
@@ -37,8 +39,14 @@ class PoolRequest:
     holdout: str | None = None
     method: str = "random-channel"
     members: int = 16
-    rate: float = 0.5
+    rate: float | None = None
     group_rates: dict[int, float] = field(default_factory=dict)
+    preset: str | None = None
+    round_to: int | None = None
+    pattern: str | None = None
+    rounds: int | None = None
+    search_epochs: int | None = None
+    tau: float | None = None
     ignore: tuple[str, ...] = ()
     recipe: Recipe = RECIPES["paper"]
     seed: int = 0
@@ -49,36 +57,65 @@ class PoolRequest:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
+        method = method_named(self.method)
         if self.members < 1:
             raise UsageError(f"members should be at least 1, is {self.members}")
+        if method.single and self.members != 1:
+            raise UsageError(f"{self.method} makes one model, not a pool; give --members 1, not {self.members}")
         if self.recipe.epochs < 0:
             raise UsageError(f"epochs should be at least 0, is {self.recipe.epochs}")
         for name, share in (("min-accuracy", self.min_accuracy), ("max-drop", self.max_drop)):
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"{name} should lie in [0, 1], is {share}")
-        check_rate(self.rate)
+        check_options(self.method, self.given)
+        for name, count in (
+            ("round-to", self.round_to),
+            ("rounds", self.rounds),
+            ("search-epochs", self.search_epochs),
+        ):
+            if count is not None and count < 1:
+                raise UsageError(f"{name} should be at least 1, is {count}")
+        if self.preset is not None and (self.rate is not None or self.group_rates):
+            raise UsageError(f"--preset {self.preset} sets all rates; leave --rate and --group-rate out")
+        if self.rate is not None:
+            check_rate(self.rate, of=RATE_OF[method.removes])
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The method's options that are not left to their defaults."""
+        names = Settings.__dataclass_fields__
+        return {name: value for name in names if (value := getattr(self, name)) is not None and value != {}}
+
+    @property
+    def settings(self) -> Settings:
+        """The method's options, defaults filled in."""
+        options: dict[str, Any] = {**METHODS[self.method].options, **self.given}
+        return Settings(**{name: options[name] for name in Settings.__dataclass_fields__ if name in options})
+
+
+RATE_OF = {
+    "channels": "channels to remove",
+    "weights": "weights to remove",
+    "nothing": "neurons or weights to mutate",
+}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The request's models and data, checked. `settings` is what a member's recipe key is taken of."""
+    """The request's models and data, checked. `key` is what a member's recipe key is taken of."""
 
-    original: Original
-    units: tuple[Unit, ...]
-    whole: dict[str, str]
-    training: TrainingSet
-    held: Labelled
-    recipe: Recipe  # the request's, resolved for this data
+    method: Method
+    task: Task  # its seed and tick are a member's own
+    whole: dict[str, str]  # layers left whole and why
+    recipe: dict[str, JsonValue]  # what the method uses of the recipe
     fingerprint: str
     seen: bytes  # `pixel_hashes` of all images that the pool is made and judged on
-    settings: dict[str, JsonValue]
+    key: dict[str, JsonValue]
     notes: tuple[str, ...]
 
 
 def prepare(request: PoolRequest) -> Prepared:
-    """Load weights and data and find the prunable units. Raises as `make_pool` says."""
+    """Load weights and data and settle what is to be done. Raises as `make_pool` says."""
     place = pick_device(request.device)
     weights = read_weights(request.weights, model=request.model)
     dataset = load_labelled(request.data, weights.spec)
@@ -90,30 +127,62 @@ def prepare(request: PoolRequest) -> Prepared:
     else:
         other = load_data(request.holdout, original.spec.input, role="test")
         kept, held, holdout_print = labelled, align(other, original.classes), other.fingerprint
-    units, whole = find_units(original.net, original.spec.input)
-    unknown = [name for name in request.ignore if not any(name in unit.layers for unit in units) and name not in whole]
-    if unknown:
-        raise UsageError(
-            f"--ignore {unknown[0]!r}: the model has no such layer; its units are {', '.join(u.name for u in units)}"
-        )
-    whole |= {layer: "ignored" for unit in units if set(unit.layers) & set(request.ignore) for layer in unit.layers}
-    units = tuple(unit for unit in units if not set(unit.layers) & set(request.ignore))
-    if not units:
-        raise UsageError("--ignore leaves no layer to prune")
-    # unknown groups and the like are found now, not after the data was loaded and the first member half made
-    METHODS[request.method](units, original.net, request.rate, request.group_rates, np.random.default_rng(0))
-    recipe = request.recipe.resolved(len(kept))
-    settings: dict[str, JsonValue] = {
+    units, layers, whole = _targets(request, original)
+    original.net.to(place)
+    task = Task(
+        original=original,
+        units=units,
+        layers=layers,
+        settings=request.settings,
+        recipe=request.recipe.resolved(len(kept)),
+        training=TrainingSet.of(kept.images, kept.labels, original.preprocessing, place),
+        held=held,
+    )
+    method = METHODS[request.method]
+    settings, more = method.settle(task)
+    task = replace(task, settings=settings)
+    recipe = encode(task.recipe) if "recipe" in method.options else {}
+    if "epochs" not in method.options:
+        recipe.pop("epochs", None)
+    key: dict[str, JsonValue] = {
         "original": sha256_bytes(weights_bytes(original.net, original.metadata())),
         "data": dataset.fingerprint,
         "holdout": holdout_print,
         "method": request.method,
-        "rate": request.rate,
-        "group_rates": {str(channels): rate for channels, rate in request.group_rates.items()},
+        "settings": encode_settings(settings),
         "ignore": sorted(request.ignore),
-        "recipe": encode(recipe),
+        "recipe": recipe,
     }
-    original.net.to(place)
-    training = TrainingSet.of(kept.images, kept.labels, original.preprocessing, place)
     seen = pixel_hashes(np.concatenate([kept.images, held.images]))
-    return Prepared(original, units, whole, training, held, recipe, dataset.fingerprint, seen, settings, notes)
+    return Prepared(method, task, whole, recipe, dataset.fingerprint, seen, key, (*notes, *more))
+
+
+def encode_settings(settings: Settings) -> dict[str, JsonValue]:
+    """The settings that there are, as JSON values."""
+    values = {
+        **vars(settings),
+        "group_rates": {str(channels): r for channels, r in sorted(settings.group_rates.items())},
+    }
+    return {name: value for name, value in values.items() if value is not None and value != {}}
+
+
+def _targets(request: PoolRequest, original: Original) -> tuple[tuple[Unit, ...], tuple[str, ...], dict[str, str]]:
+    """What may lose channels, or whose weights may be changed; and what is left whole, and why."""
+    ignore, whole = set(request.ignore), dict[str, str]()
+    units, layers = tuple[Unit, ...](), tuple[str, ...]()
+    if METHODS[request.method].removes == "channels":
+        units, whole = find_units(original.net, original.spec.input)
+        known = {layer for unit in units for layer in unit.layers} | set(whole)
+        whole |= {layer: "ignored" for unit in units if ignore & set(unit.layers) for layer in unit.layers}
+        named, units = units, tuple(unit for unit in units if not ignore & set(unit.layers))
+        listed = f"its units are {', '.join(unit.name for unit in named)}"
+    else:
+        named_layers = weight_layers(original.net)
+        known, listed = set(named_layers), f"its layers are {', '.join(named_layers)}"
+        layers, whole = tuple(layer for layer in named_layers if layer not in ignore), dict.fromkeys(ignore, "ignored")
+    unknown = [name for name in request.ignore if name not in known]
+    if unknown:
+        raise UsageError(f"--ignore {unknown[0]!r}: the model has no such layer; {listed}")
+    if not units and not layers:
+        raise UsageError("--ignore leaves no layer to prune")
+    return units, layers, whole

@@ -146,7 +146,7 @@ def replay(net: nn.Module, size: Size, history: JsonValue, *, file: str = "the m
 
 
 def achieved(before: nn.Module, after: nn.Module, units: Sequence[Unit]) -> Rates:
-    """The rates between a net and its pruned copy."""
+    """The rates between a net and its pruned copy; no units, no channels."""
     layers = {}
     removed = total = 0
     for unit in units:
@@ -155,7 +155,7 @@ def achieved(before: nn.Module, after: nn.Module, units: Sequence[Unit]) -> Rate
             layers[name] = 1 - left / width
             removed, total = removed + width - left, total + width
     parameters = [sum(parameter.numel() for parameter in net.parameters()) for net in (before, after)]
-    return Rates(layers=layers, channels=removed / total, parameters=1 - parameters[1] / parameters[0])
+    return Rates(layers=layers, channels=removed / max(total, 1), parameters=1 - parameters[1] / parameters[0])
 
 
 @contextmanager

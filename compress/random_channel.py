@@ -1,20 +1,25 @@
 """Random channel pruning (Chen et al. 2021, section 3; Wang et al. 2021, section III-C1)."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
+from pdtool.compress.channels import channel_method
 from pdtool.compress.prune import Unit
-from pdtool.compress.rates import check_rate, random_counts, spread_over_blocks
-from pdtool.errors import UsageError
+from pdtool.compress.rates import check_groups, grouped, random_counts, spread_over_blocks
 
-__all__ = ["select"]
+__all__ = ["METHOD", "select"]
 
 
 def select(
-    units: Sequence[Unit], net: nn.Module, rate: float, group_rates: Mapping[int, float], rng: np.random.Generator
+    units: Sequence[Unit],
+    net: nn.Module,
+    rate: float,
+    group_rates: Mapping[int, float],
+    rng: np.random.Generator,
+    *,
+    round_to: int = 1,
 ) -> dict[str, tuple[int, ...]]:
     """The channels that each unit loses: unit name -> sorted indices.
 
@@ -23,18 +28,14 @@ def select(
     at 50 % are 60 % and 40 % of two equally large layers). Which channels go is random.
     Raises UsageError for a rate outside [0, 1) or a group that the net does not have.
     """
-    groups = defaultdict(list)
-    for unit in units:
-        groups[unit.channels].append(unit)
-    for channels, group_rate in group_rates.items():
-        check_rate(group_rate, f"group rate of {channels} channels")
-        if channels not in groups:
-            known = ", ".join(map(str, sorted(groups)))
-            raise UsageError(f"no prunable layer has {channels} channels; this model's groups are {known}")
+    check_groups(units, group_rates)
     chosen = {}
-    for channels in sorted(groups):
-        counts = random_counts(groups[channels], group_rates.get(channels, rate), rng)
-        for unit, count in zip(groups[channels], counts, strict=True):
+    for channels, group in grouped(units).items():
+        counts = random_counts(group, group_rates.get(channels, rate), rng, round_to=round_to)
+        for unit, count in zip(group, counts, strict=True):
             positions = rng.choice(unit.channels // unit.blocks, size=count, replace=False)
             chosen[unit.name] = spread_over_blocks(unit, positions.tolist())
     return {unit.name: chosen[unit.name] for unit in units}
+
+
+METHOD = channel_method(select)

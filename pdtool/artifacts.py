@@ -99,12 +99,14 @@ class Plan:
     """`members/<id>.json`: what rebuilds a member's pruned shapes, and what it costs.
 
     `history` is torch-pruning's `pruning_history()`: a list of [layer name, is output pruning, channel indices];
-    replaying it on the model spec gives the shapes that the member's weights fit.
+    replaying it on the model spec gives the shapes that the member's weights fit. Zeroed weights need no plan: they
+    are zeros in the member's file. `costs` count them as a dense engine runs them.
     """
 
     FORMAT: ClassVar[str] = "pdtool.plan/1"
     history: JsonValue
     costs: ModelCosts
+    nonzero_weights: dict[str, int]  # convolution or linear layer -> its weights that are not zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +115,10 @@ class PoolModel:
 
     file: FileEntry
     plan: FileEntry
-    macs: int
+    macs: int  # of a dense engine, which multiplies by zeros, too
+    nonzero_macs: int  # of them, those with a weight that is not zero
     parameters: int
+    nonzero_parameters: int
     accuracy: float
     accuracy_images: int
 
@@ -129,8 +133,10 @@ class PoolMember:
     reason: str | None
     seed: int
     recipe_key: str  # SHA-256 of everything that made it; resume compares it
-    layer_rates: dict[str, float]  # achieved share of removed output channels, a pruned layer
+    drawn: dict[str, JsonValue]  # what the method drew or settled for this member alone
+    layer_rates: dict[str, float]  # achieved share, a pruned layer: of removed output channels, or of zero weights
     channel_rate: float  # achieved share of removed channels, all prunable layers together
+    weight_rate: float  # achieved share of removed or zero weights, all convolutions and linear layers together
     parameter_rate: float  # achieved share of removed parameters
 
 
@@ -144,9 +150,10 @@ class Pool:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     method: str
-    rate: float
-    group_rates: dict[str, float]  # channels -> rate, as given
-    recipe: dict[str, JsonValue]  # name and settings of the fine-tuning
+    rate: float  # the overall share asked for: of channels or weights to remove, of neurons or weights to mutate
+    group_rates: dict[str, float]  # channels -> rate
+    options: dict[str, JsonValue]  # the method's other options as they were used
+    recipe: dict[str, JsonValue]  # name and settings of the training, and the layers left whole
     seed: int
     data: str  # data spec the pool was made on
     data_fingerprint: str  # SHA-256 of those images and labels

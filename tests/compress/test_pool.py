@@ -18,7 +18,7 @@ import torch
 from pdtool.artifacts import Pool
 from pdtool.compress.models import Normalised
 from pdtool.compress.original import Trained, load_original
-from pdtool.compress.pool import METHODS, PoolRequest, make_pool, open_pool, plan_pool
+from pdtool.compress.pool import PoolRequest, make_pool, open_pool, plan_pool
 from pdtool.compress.training import predict
 from pdtool.compress.weights import save_weights
 from pdtool.data import load_data
@@ -52,8 +52,8 @@ def without_times(files: dict[str, bytes]) -> dict[str, object]:
     return {name: strip(json.loads(data)) if name.endswith(".json") else data for name, data in files.items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_makes_a_pool_that_opens(method: str, request_of: PoolRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["random-channel", "l1-norm"])
+def test_every_channel_method_makes_a_pool_that_opens(method: str, request_of: PoolRequest, tmp_path: Path) -> None:
     pool = make_pool(replace(request_of, method=method, members=1, max_drop=1.0), tmp_path / "POOL")
     folder = open_pool(tmp_path / "POOL")
     assert folder.pool == pool

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pdtool.compress import l1_norm, random_channel
+from pdtool.compress.channels import Select
 from pdtool.compress.models import ModelSpec, build
 from pdtool.compress.prune import Unit, find_units
-from pdtool.compress.rates import random_counts
+from pdtool.compress.rates import preset_rates, random_counts, rounding_leaves_whole
 from pdtool.errors import UsageError
 
 
@@ -140,10 +141,64 @@ def test_l1_norm_removes_the_smallest_filters(resnet: tuple[nn.Module, tuple[Uni
     assert len({round(len(chosen[u.name]) / u.channels, 2) for u in units}) > 3  # each layer has its own rate
 
 
-def test_l1_norm_has_no_group_rates(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+def test_l1_norm_keeps_named_groups_and_the_rest_each_at_their_rate(
+    resnet: tuple[nn.Module, tuple[Unit, ...]],
+) -> None:
     net, units = resnet
-    with pytest.raises(UsageError, match="one overall rate"):
-        l1_norm.select(units, net, 0.5, {16: 0.5}, np.random.default_rng(0))
+    for seed in range(10):
+        chosen = l1_norm.select(units, net, 0.25, {16: 0.5, 128: 0.75}, np.random.default_rng(seed))
+        by_group = removed_by_group(units, chosen)
+        assert by_group[16] == pytest.approx(0.5, abs=0.5 / 48)
+        assert by_group[128] == pytest.approx(0.75, abs=0.5 / 384)
+        rest = [u for u in units if u.channels in (32, 64)]
+        gone = sum(len(chosen[u.name]) * len(u.layers) for u in rest)
+        assert gone / sum(u.filters for u in rest) == pytest.approx(0.25, abs=1e-3)
+    with pytest.raises(UsageError, match="no prunable layer has 48 channels"):
+        l1_norm.select(units, net, 0.5, {48: 0.5}, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("select", [random_channel.select, l1_norm.select])
+def test_rounded_layers_keep_multiples_and_the_rate_is_as_near_as_they_allow(select: Select) -> None:
+    spec = ModelSpec.parse("resnet18:width=32,classes=5")
+    net = build(spec)
+    units = find_units(net, spec.input)[0]
+    lost = set()
+    for seed in range(5):
+        chosen = select(units, net, 0.5, {}, np.random.default_rng(seed), round_to=8)
+        left = {u.name: u.channels - len(chosen[u.name]) for u in units}
+        assert all(count % 8 == 0 and count > 0 for count in left.values())
+        lost.add(tuple(left.values()))
+        gone = sum(len(chosen[u.name]) * len(u.layers) for u in units)
+        assert gone / sum(u.filters for u in units) == pytest.approx(0.5, abs=4 * 3 / 2400)
+    assert len(lost) == 5
+
+
+def test_rounding_keeps_narrow_layers_whole_and_blocks_equal() -> None:
+    units = [unit(6), unit(84), unit(8), Unit(name="g", channels=48, layers=("g",), filters=48, blocks=4)]
+    for rate in (0.0, 0.3, 0.6):
+        six, odd, eight, four = random_counts(units, rate, np.random.default_rng(1), round_to=8)
+        assert six == eight == 0  # nothing smaller is a multiple of 8
+        assert (84 - odd) % 8 == 0 and 0 < odd < 84
+        assert (4 * (12 - four)) % 8 == 0 and four < 12
+    assert [u.channels for u in rounding_leaves_whole(units, 8)] == [6, 8]
+    assert rounding_leaves_whole(units, 1) == []
+
+
+def test_presets_are_the_papers_tables(resnet: tuple[nn.Module, tuple[Unit, ...]]) -> None:
+    net, units = resnet
+    chen = preset_rates("chen-2021", units)
+    assert chen == {16: 0.5, 32: 0.6, 64: 0.7, 128: 0.8}
+    layers = [u.channels for u in units for _ in u.layers]
+    assert np.mean([chen[channels] for channels in layers]) == pytest.approx(0.65)  # "overall, 65 % for ResNet18"
+    vgg = ModelSpec.parse("vgg16:width=8,classes=5")
+    units_of_vgg = find_units(build(vgg), vgg.input)[0]
+    rates = preset_rates("chen-2021", units_of_vgg)
+    assert np.mean([rates[u.channels] for u in units_of_vgg]) == pytest.approx(0.70)  # "and 70 % for VGGNet16"
+    assert preset_rates("wang-2021", units) == {16: 0.5, 32: 0.5, 64: 0.5, 128: 0.5}
+    with pytest.raises(UsageError, match="unknown preset 'chen'; expected one of chen-2021, wang-2021"):
+        preset_rates("chen", units)
+    with pytest.raises(UsageError, match=r"is for layers of c, 2c, 4c and 8c channels .* 6, 16: give .*--group-rate"):
+        preset_rates("chen-2021", [unit(6), unit(16)])
 
 
 def test_blocks_lose_the_same_positions() -> None:
