@@ -1,5 +1,6 @@
 """Exact operating characteristics against all vote sequences (up to 12 members) and a million draws (100 members)."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -37,14 +38,13 @@ def every_rule(members):
     for least in {1, (members + 1) // 2, members}:
         yield fixed(members, least)
     front = frontier(problem(CLEAN, ASSUMED, members), *costs(5))
-    for flag, clear in {(tuple(f), tuple(c)) for f, c in zip(front.flag, front.clear, strict=True)}:
-        yield DecisionTable.of(np.array(flag), np.array(clear))
+    yield from {DecisionTable.of(flag, clear) for flag, clear in zip(front.flag, front.clear, strict=True)}
     rng = np.random.default_rng(members)
     for after_change in (False, True):
-        flag = rng.integers(0, np.arange(1, members + 1) + 2)
-        clear = np.minimum(rng.integers(-1, np.arange(1, members + 1)), flag - 1)
-        clear[-1] = flag[-1] - 1
-        yield DecisionTable(DecisionTable.of(flag, clear).flag_at, DecisionTable.of(flag, clear).clear_at, after_change)
+        first = rng.integers(0, np.arange(1, members + 1) + 2)
+        last = np.minimum(rng.integers(-1, np.arange(1, members + 1)), first - 1)
+        last[-1] = first[-1] - 1
+        yield replace(DecisionTable.of(first, last), after_change=after_change)
 
 
 @pytest.mark.parametrize("members", [1, 2, 3, 6, 9, 12])

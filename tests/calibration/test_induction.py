@@ -1,5 +1,7 @@
 """Backward induction against every table there is, and against tests of any form."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import beta
@@ -8,7 +10,7 @@ from pdtool.calibration.exact import operating, rates
 from pdtool.calibration.induction import induct
 from pdtool.calibration.latent import ASSUMED, Latent, estimate
 from pdtool.calibration.optimal import problem
-from pdtool.calibration.table import replay
+from pdtool.calibration.table import DecisionTable, replay
 
 POINTS = (np.arange(100) + 0.5) / 100
 COMMON = Latent(beta.ppf(POINTS, 0.25, 2.5), np.full(100, 0.01))
@@ -47,16 +49,12 @@ def lagrangian(given, flag, clear, flag_cost, clear_cost):
 
 def test_every_table_is_there_once(every_table):
     """The exhaustive search of these tests is exhaustive: all pairs of bounds behave like one of its tables."""
-    from itertools import product
-
     for members, expected in ((1, 3), (2, 13), (3, 55), (4, 253)):
         flag, clear = every_table(members)
         assert len(flag) == expected
     sequences = np.array(list(product((False, True), repeat=3)))
 
     def behaviour(flag, clear):
-        from pdtool.calibration.table import DecisionTable
-
         flagged, used = replay(DecisionTable.of(np.array(flag), np.array(clear)), sequences)
         return tuple(flagged), tuple(used)
 
@@ -94,7 +92,7 @@ def test_no_test_of_any_form_costs_less(name, members):
     clean, adversarial = PAIRS[name]
     given = problem(clean, adversarial, members)
     for flag_cost, clear_cost in random_costs(40, seed=members).T:
-        value = None
+        value = np.zeros(0)
         for n in range(members, -1, -1):
             z = np.arange(n + 1)
             seen = [
@@ -102,7 +100,7 @@ def test_no_test_of_any_form_costs_less(name, members):
                 for kind in (clean, adversarial)
             ]  # chance of one sequence with z changes
             decide = np.minimum(flag_cost * seen[0], clear_cost * seen[1])
-            ask = decide if value is None else seen[0] + value[:-1] + value[1:]
+            ask = decide if n == members else seen[0] + value[:-1] + value[1:]
             value = ask if n == 0 else np.minimum(decide, ask)  # the first member is always asked
         flag, clear, _ = induct(given.states, np.array([flag_cost]), np.array([clear_cost]))
         mine = lagrangian(given, flag, clear, flag_cost, clear_cost)[0]
@@ -152,7 +150,5 @@ def test_the_tables_decide_every_frame():
         flag, clear, _ = induct(given.states, *random_costs(300, seed=0))
         assert (clear < flag).all(), name
         assert (clear[:, -1] == flag[:, -1] - 1).all()
-        from pdtool.calibration.table import DecisionTable
-
         table = DecisionTable.of(flag[0], clear[0])
         assert operating(table, np.linspace(0, 1, 11)).used.sum(axis=1) == pytest.approx(np.ones(11))
