@@ -108,7 +108,7 @@ def markdown_report(evaluation: Evaluation) -> str:
     ]
     lines += [
         "",
-        f"| frames | label change rate | correlation of two members' changes | effective votes of {e.subject.members} |",
+        f"| frames | label change rate | correlation of two members | effective votes of {e.subject.members} |",
         "|---|--:|--:|--:|",
     ]
     votes = [("clean", clean.label_change_rate, clean.diversity)]
