@@ -1,6 +1,6 @@
 """Upper confidence bounds of a rate: counted in independent frames, or in sources whose frames hang together."""
 
-from math import ceil, exp, log
+from math import ceil, exp, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,8 @@ def source_bound(mean: float, sources: int, confidence: float) -> float:
 
     def p_value(rate: float) -> float:
         """At most how likely a mean this small is where the expectation is `rate`."""
+        if rate >= 1:
+            return 1.0  # where the search ends for a mean just below 1
         distance = (1 - mean) * log((1 - mean) / (1 - rate)) if mean < 1 else 0.0
         distance += mean * log(mean / rate) if mean > 0 else 0.0
         return min(exp(-sources * distance), exp(1) * float(binomial.cdf(ceil(sources * mean), sources, rate)))
@@ -98,7 +100,7 @@ def sources_needed(
         bound = upper_bound(ceil(rate * n), n, confidence) if single else source_bound(rate, n, confidence)
         return bound <= target
 
-    low, high = 1, max(2, ceil(log(1 - confidence) / log(1 - target)))
+    low, high = 1, max(2, ceil(log1p(-confidence) / log1p(-target)))
     while not enough(high):
         low, high = high, high * 2
         if high > largest:
