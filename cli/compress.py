@@ -83,8 +83,8 @@ def compress(
     from pdtool.compress.training import RECIPES
 
     single = method_named(method).single
-    check_options(method, [name for name, given in (("epochs", epochs), ("recipe", recipe)) if given is not None])
-    check_options(method, ["recipe"] if flip else [])
+    training = {"epochs": epochs is not None, "recipe": recipe is not None, "flip": flip}
+    check_options(method, [name for name, given in training.items() if given])
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
     tuning = RECIPES[recipe or "paper"]
@@ -114,6 +114,8 @@ def compress(
     )
     if dry_run:
         plan = plan_pool(request)
+        for line in plan.notes:
+            note(line)
         if json:
             emit(plan)
         else:

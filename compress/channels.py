@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from pdtool.compress.contract import Draft, Method, Settings, Task, fine_tune
+from pdtool.compress.contract import TRAINING, Draft, Method, Settings, Task, fine_tune
 from pdtool.compress.prune import Unit, prune
 from pdtool.compress.rates import preset_rates, rounding_leaves_whole
 from pdtool.errors import UsageError
@@ -68,7 +68,7 @@ def channel_method(select: Select) -> Method:
         return {}
 
     return Method(
-        options={"rate": 0.5, "group_rates": {}, "preset": None, "round_to": 1, "recipe": None, "epochs": None},
+        options={"rate": 0.5, "group_rates": {}, "preset": None, "round_to": 1, **TRAINING},
         removes="channels",
         settle=settle,
         start=start,

@@ -12,7 +12,10 @@ from pdtool.compress.split import Labelled
 from pdtool.compress.training import Hooks, Recipe, TrainingSet, fit
 from pdtool.jsonform import JsonValue
 
-__all__ = ["Draft", "Method", "Settings", "Task", "fine_tune"]
+__all__ = ["TRAINING", "Draft", "Method", "Settings", "Task", "fine_tune"]
+
+# the options of `Method.options` that make up the recipe; a method may train by a recipe for epochs of its own
+TRAINING: Mapping[str, None] = {"recipe": None, "flip": None, "epochs": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +67,7 @@ class Draft:
 class Method:
     """One way to make members, for one file in this folder.
 
-    `options`: the settings that it takes, with their defaults; "recipe" and "epochs" among them say whether it uses
-    the recipe at all, and the recipe's epochs.
+    `options`: the settings that it takes, with their defaults, and those of `TRAINING` that it uses.
     `settle`: the settings with all filled in that depends on the model, and notes for the user. Raises UsageError
     for settings that this model cannot take; nothing has been written then.
     `start`: a net of the member's own, of the original's spec but for `Draft.history`, on the original's device.

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pdtool.compress.contract import Draft, Method, Settings, Task, fine_tune
+from pdtool.compress.contract import TRAINING, Draft, Method, Settings, Task, fine_tune
 from pdtool.compress.masks import (
     Masks,
     best_of_four,
@@ -99,7 +99,7 @@ def steps(task: Task) -> int:
 
 
 METHOD = Method(
-    options={"rate": 0.5, "pattern": None, "rounds": None, "search_epochs": 6, "recipe": None, "epochs": None},
+    options={"rate": 0.5, "pattern": None, "rounds": None, "search_epochs": 6, **TRAINING},
     removes="weights",
     settle=settle,
     start=start,

@@ -25,11 +25,15 @@ Masks = dict[str, Tensor]  # layer name -> bool, of its weight's shape: True whe
 
 
 def weight_layers(net: nn.Module) -> tuple[str, ...]:
-    """The names of the net's convolutions and linear layers, those that share a weight once, in the net's order."""
+    """The names of the net's convolutions and linear layers, those that share a weight once, in the net's order.
+
+    A layer whose weight is computed from other parameters (weight norm) is none of them.
+    """
     names, seen = [], set[int]()
     for name, module in net.named_modules():
-        if isinstance(module, LAYERS) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if isinstance(module, LAYERS) and weight is not None and id(weight) not in seen:
+            seen.add(id(weight))
             names.append(name)
     return tuple(names)
 

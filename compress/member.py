@@ -75,7 +75,7 @@ def make_member(folder: Path, id: str, method: Method, task: Task, *, key: str) 
         drawn=drawn,
         layer_rates={name: round(share, 6) for name, share in (rates.layers or zeros).items()},
         channel_rate=round(rates.channels, 6),
-        weight_rate=round(1 - left / weights, 6),
+        weight_rate=round(1 - left / max(weights, 1), 6),
         parameter_rate=round(rates.parameters, 6),
     )
     write_atomic(folder / "members" / f"{id}.record.json", canonical(encode(Record(member=member))))

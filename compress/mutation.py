@@ -131,7 +131,7 @@ def _method(operator: Operator) -> Method:
                 changed = operator(net, layers, rate, generator)
             if accuracy(net, held.images, held.labels, preprocessing) >= floor:
                 task.tick(1)
-                return {"draws": draw, "mutated": changed}
+                return {"draws": draw, "weights" if operator is gf else "neurons": changed}
         raise GateError(
             f"none of {DRAWS} mutants reached the accuracy {floor:.4f}, {KEEP:.0%} of the original's; lower --rate"
         )

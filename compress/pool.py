@@ -190,8 +190,9 @@ def _line(member: PoolMember, original: PoolModel, seconds: float, *, resumed: b
 
 
 def _changed(member: PoolMember, original: PoolModel) -> str:
-    if "mutated" in member.drawn:
-        return f"{member.drawn['mutated']} neurons or weights mutated, draw {member.drawn['draws']}"
+    if "draws" in member.drawn:
+        mutated = ", ".join(f"{count} {of}" for of, count in member.drawn.items() if of != "draws")
+        return f"{mutated} mutated, draw {member.drawn['draws']}"
     if member.model.parameters < original.parameters:
         return f"{100 * member.channel_rate:.0f} % of channels removed"
     return f"{100 * member.weight_rate:.0f} % of weights zero"

@@ -16,7 +16,7 @@ from pdtool.compress.split import align, hold_back
 from pdtool.compress.training import RECIPES, Recipe, TrainingSet
 from pdtool.compress.weights import weights_bytes
 from pdtool.data import load_data, pixel_hashes
-from pdtool.errors import UsageError
+from pdtool.errors import InputError, UsageError
 from pdtool.files import sha256_bytes
 from pdtool.jsonform import JsonValue, encode
 
@@ -178,6 +178,8 @@ def _targets(request: PoolRequest, original: Original) -> tuple[tuple[Unit, ...]
         listed = f"its units are {', '.join(unit.name for unit in named)}"
     else:
         named_layers = weight_layers(original.net)
+        if not named_layers:
+            raise InputError("the model has no convolution or linear layer with a weight of its own")
         known, listed = set(named_layers), f"its layers are {', '.join(named_layers)}"
         layers, whole = tuple(layer for layer in named_layers if layer not in ignore), dict.fromkeys(ignore, "ignored")
     unknown = [name for name in request.ignore if name not in known]

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pdtool.compress.contract import Draft, Method, Settings, Task, fine_tune
+from pdtool.compress.contract import TRAINING, Draft, Method, Settings, Task, fine_tune
 from pdtool.compress.head import last_linear
 from pdtool.compress.masks import Masks, drop_smallest, hold, weight_of, whole_masks, zero_masked
 from pdtool.errors import InputError, UsageError
@@ -77,7 +77,7 @@ def steps(task: Task) -> int:
 
 
 METHOD = Method(
-    options={"rounds": 20, "search_epochs": 1, "tau": None, "recipe": None, "epochs": None},
+    options={"rounds": 20, "search_epochs": 1, "tau": None, **TRAINING},
     removes="weights",
     settle=settle,
     start=lambda task: Draft(net=copy.deepcopy(task.original.net)),

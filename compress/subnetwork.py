@@ -115,7 +115,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 METHOD = Method(
-    options={"rate": 0.5, "pattern": None, "search_epochs": 30, "recipe": None},
+    options={"rate": 0.5, "pattern": None, "search_epochs": 30, "recipe": None, "flip": None},
     removes="weights",
     settle=settle,
     start=start,

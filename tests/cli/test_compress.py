@@ -56,6 +56,35 @@ def test_json_is_pool_json(weights: Path, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+def test_zeros_are_told_from_what_an_engine_runs(weights: Path, tmp_path: Path) -> None:
+    result = run(weights, tmp_path / "POOL", "--method", "lottery-ticket", "--pattern", "2:4", "--search-epochs", "1")
+    assert result.exit_code == 0, result.output
+    notes = result.stderr.splitlines()
+    assert "engines without sparse tensor cores run members as dense as the original" in notes[0]
+    assert "without the pattern, are zeroed in conv1, conv2" in notes[0]
+    assert "0.42 M MACs (0.21 M without zeros)" in notes[2] and "50 % of weights zero in" in notes[2]
+    row = next(line for line in result.stdout.splitlines() if "m001" in line)
+    assert [cell.strip() for cell in row.split("│")][3:5] == ["0.42", "0.21"] and "50.0 %" in row
+
+
+def test_one_hardened_model_needs_no_number_of_members(weights: Path, tmp_path: Path) -> None:
+    call = ["--weights", str(weights), "--data", "digits", "--epochs", "1", "--max-drop", "1", "--rounds", "2"]
+    call += ["--method", "prune-and-scale", "--tau", "3", "--out", str(tmp_path / "POOL")]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    pool = open_pool(tmp_path / "POOL").pool
+    assert len(pool.members) == 1 and pool.options == {"rounds": 2, "search_epochs": 1, "tau": 3.0}
+
+
+def test_mutants_say_what_was_changed(weights: Path, tmp_path: Path) -> None:
+    call = ["--weights", str(weights), "--data", "digits", "--members", "1", "--max-drop", "1", "--rate", "0.03"]
+    result = CliRunner().invoke(app, [*call, "--method", "mutation-ws", "--out", str(tmp_path / "POOL")])
+    assert result.exit_code == 0, result.output
+    assert "7 neurons mutated, draw " in result.stderr
+    dry = CliRunner().invoke(app, [*call, "--method", "mutation-ws", "--out", str(tmp_path / "DRY"), "--dry-run"])
+    assert "mutants are as large and as slow as the original" in dry.stderr and not (tmp_path / "DRY").exists()
+
+
 def test_group_rates_and_ignored_layers_reach_the_pool(weights: Path, tmp_path: Path) -> None:
     groups = ("--group-rate", "120=0.75", "--group-rate", "16=0.25", "--ignore", "conv1")
     assert run(weights, tmp_path / "POOL", *groups).exit_code == 0
@@ -76,6 +105,10 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(weights: Path, tmp
     ("arguments", "kind", "message"),
     [
         (("--method", "magic"), UsageError, "unknown method 'magic'"),
+        (("--method", "mutation-nai"), UsageError, "--epochs does not go with --method mutation-nai; it is for random"),
+        (("--method", "subnetwork"), UsageError, "--epochs does not go with --method subnetwork"),
+        (("--pattern", "2:4"), UsageError, "--pattern does not go with --method random-channel; it is for lottery-t"),
+        (("--preset", "chen-2021", "--rate", "0.5"), UsageError, "--preset chen-2021 sets all rates"),
         (("--recipe", "magic"), UsageError, "unknown recipe 'magic'; expected one of"),
         (("--rate", "1.5"), UsageError, r"share of channels to remove in \[0, 1\), is 1.5"),
         (("--group-rate", "64"), UsageError, "should be CHANNELS=RATE, such as 64=0.5, is '64'"),

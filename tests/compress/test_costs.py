@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from pdtool.compress.costs import count
+from pdtool.compress.costs import count, count_nonzero
 
 
 class Odd(nn.Module):
@@ -59,3 +59,23 @@ def test_counting_leaves_mode_and_statistics_alone() -> None:
     assert [module.training for module in net] == [True, True, False, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_what_is_not_zero_is_counted_by_hand() -> None:
+    conv, linear = nn.Conv2d(4, 8, 3, groups=2, bias=False), nn.Linear(8 * 16, 5)
+    net = nn.Sequential(conv, nn.BatchNorm2d(8), nn.Flatten(), linear)
+    with torch.no_grad():
+        conv.weight.copy_(torch.arange(8 * 2 * 9).reshape(8, 2, 3, 3) % 3)  # a third is zero
+        linear.weight[:, :100] = 0
+        linear.bias.zero_()
+    costs = count(net, (4, 6, 6))
+    left = count_nonzero(net, costs)
+    assert left.weights == {"0": 96, "3": 5 * 28}
+    assert left.macs == 16 * 96 + 5 * 28 and costs.macs == 16 * 144 + 5 * 128
+    assert left.parameters == 96 + 8 + 5 * 28  # batch norm's shifts and the biases are zero
+    odd = Odd()
+    dense = count(odd, (4, 6, 6))
+    assert count_nonzero(odd, dense).macs == dense.macs
+    with torch.no_grad():
+        odd.conv.weight[0] = 0
+    assert count_nonzero(odd, dense).macs == dense.macs - 2 * 36 * 4 * 9
