@@ -20,6 +20,7 @@ from pdtool.compress.prepare import prepare
 from pdtool.compress.subnetwork import METHOD as SUBNETWORK
 from pdtool.compress.subnetwork import _Choice
 from pdtool.compress.training import RECIPES, fit
+from pdtool.compress.weights import save_weights
 
 UNTRAINED = replace(RECIPES["paper"], epochs=0)
 HARDENED: dict[str, Any] = {"method": "prune-and-scale", "rounds": 3, "members": 1, "max_drop": 1.0}
@@ -149,3 +150,36 @@ def test_the_last_linear_layer_is_the_one_that_makes_the_logits() -> None:
     assert last_linear(Odd(), (1, 4, 4)) == "head"
     assert last_linear(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4)) == "1"
     assert last_linear(nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.LogSoftmax(1)), (1, 4, 4)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "lottery-ticket", "pattern": "2:4", "search_epochs": 1},
+        {"method": "subnetwork", "pattern": "2:4", "search_epochs": 1},
+        {"method": "mutation-ns", "rate": 0.1},
+        {"method": "prune-and-scale", "rounds": 2, "tau": 2.0},
+    ],
+)
+def test_a_net_of_the_user_s_own_works(
+    change: dict[str, Any], request_of: PoolRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tickets.py").write_text(
+        "from torch import nn\n"
+        "def make(classes):\n"
+        "    layers = [nn.Conv2d(1, 16, 5, 2), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, groups=2)]\n"
+        "    layers += [nn.Conv2d(16, 16, 3, groups=16), nn.PReLU(16), nn.Flatten(), nn.Dropout(0.1)]\n"
+        "    return nn.Sequential(*layers, nn.Linear(256, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = "tickets:make:classes=10,input=1x32x32"
+    save_weights(tmp_path / "own.safetensors", build(ModelSpec.parse(spec)), {})
+    request = replace(request_of, weights=tmp_path / "own.safetensors", model=spec, members=1, max_drop=1.0, **change)
+    pool = make_pool(replace(request, recipe=replace(RECIPES["paper"], epochs=1)), tmp_path / "POOL")
+    net = open_pool(tmp_path / "POOL", model="tickets:make").member("m000").net
+    if "pattern" in change:
+        assert pool.members[0].weight_rate == 0.5
+        grouped = weight_of(net, "3").detach()  # 8 inputs a group
+        fours = grouped.permute(0, 2, 3, 1).reshape(-1, 4)
+        assert bool(((fours != 0).sum(1) == 2).all())
+        assert int(weight_of(net, "4").count_nonzero()) == 16 * 9 // 2  # one input a group: no pattern
