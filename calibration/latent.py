@@ -37,7 +37,7 @@ class Latent:
 
 
 # What is assumed of adversarial frames where none are at hand: the chance p that a member changes their label lies in
-# 0.3 to 1 with a density that rises as p^2 (mean 0.77). An attack that fools the original and changes few members'
+# 0.3 to 1 with a density that rises as p^2 (mean 0.78). An attack that fools the original and changes few members'
 # labels is flagged less often than this promises. benchmarks/README.md shows what real attacks do.
 _TRIED = np.linspace(0.3, 1.0, 15)
 ASSUMED = Latent(_TRIED, _TRIED**2 / (_TRIED**2).sum())

@@ -27,12 +27,9 @@ def calibrate(
         ),
     ] = "optimal",
     evidence: Annotated[
-        Literal["label", "graded"] | None,
-        typer.Option(
-            help="What a member says: label (0 or 1) or graded (1 - its probability of the label); default: graded, "
-            "where the rule can use it."
-        ),
-    ] = None,
+        Literal["label", "graded"],
+        typer.Option(help="What a member says: label (0 or 1), or graded (1 - its probability of the label)."),
+    ] = "label",
     max_models: Annotated[int, typer.Option(min=1, help="Most members asked for one frame.")] = 100,
     mean_models: Annotated[
         float | None,
@@ -94,8 +91,6 @@ def calibrate(
     if preset == "paper":
         sigma = PAPER.sigma if sigma is None and p0 is None else sigma
         at_cap = at_cap or PAPER.at_cap
-    if evidence is None:
-        evidence = "graded" if rule in ("optimal", "fixed") else "label"
     settings = Settings(
         rule=rule, evidence=evidence, p0=p0, p1=p1, sigma=sigma, alpha=0.05 if alpha is None else alpha,
         beta=0.05 if beta is None else beta, max_models=max_models, mean_models=mean_models,
