@@ -108,18 +108,17 @@ def test_assumed_evidence_is_that_of_clean_votes_like_it():
     """From frames whose label change rate is near the assumed one; those tell by their numbers where they come from."""
     rng = np.random.default_rng(3)
     rates = np.repeat([0.0, 0.25, 0.5, 0.75, 1.0], 200)
-    changed = np.zeros((1000, 8), dtype=bool)
+    changed = np.zeros((1000, 40), dtype=bool)
     for row, rate in enumerate(rates):
-        changed[row, rng.permutation(8)[: round(8 * rate)]] = True
-    marked = Evidence(changed, rates[:, None] / 2 + 0.3 * changed + np.zeros((1000, 8)))
+        changed[row, rng.permutation(40)[: round(40 * rate)]] = True
+    marked = Evidence(changed, rates[:, None] / 2 + 0.3 * changed + np.zeros((1000, 40)))
     made = assumed(marked, 4000, rng)
     source = (made.known() - 0.3 * made.changed) * 2  # the rate of the clean frame that a number was taken from
     assert np.isin(source.round(6), np.unique(rates)).all()
     mean = made.changed.mean(axis=1)
-    for rate in (0.5, 0.75, 1.0):
-        alike = source[abs(mean - rate) < 0.01]
-        assert abs(alike - rate).mean() < NEAR + 0.1
-    assert not (made.changed & (source < 0.2)).any()  # changed votes of frames that never change are there none
+    for rate in (0.5, 0.75, 1.0):  # votes of any clean frame would lie 0.2 to 0.3 away on average
+        assert abs(source[abs(mean - rate) < 0.03] - rate).mean() < 0.75 * NEAR
+    assert not (made.changed & (source < 0.2)).any()  # frames that never change have no changed votes to give
 
 
 @pytest.mark.parametrize(("changes", "drawn"), [(FEW - 1, True), (FEW, False)])

@@ -86,6 +86,20 @@ def test_what_is_measured_belongs_to_the_check_part_alone():
     assert d.realised_fpr > c.realised_fpr
 
 
+@pytest.mark.parametrize("name", ["optimal, label", "optimal, graded", "wald", "fixed, graded"])
+def test_the_check_part_does_not_shape_the_test(name):
+    """With check frames that differ, all of them easy enough for every test to pass, the same test comes out."""
+    changed = clean_votes(600, 6, hard=0.2)
+    graded = np.where(changed, 0.9, 0.1) + np.random.default_rng(0).random((600, 6)) * 0.1
+    _, check = split(np.arange(600), seed=0)
+    changed[check], graded[check] = False, 0.05
+    easy = Evidence(changed.copy(), graded.copy())
+    changed[check[:10]], graded[check[:10]] = True, 1.0
+    one, two = (calibrate(votes, settings=RULES[name], target_fpr=0.4) for votes in (easy, Evidence(changed, graded)))
+    assert table_of(one) == table_of(two)
+    assert one.check_flagged == 0 < two.check_flagged
+
+
 def test_measured_adversarial_frames_replace_the_assumed_ones():
     changed = clean_votes(600, 8)
     weak = Evidence(np.random.default_rng(1).random((300, 8)) < 0.35)
