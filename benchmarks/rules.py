@@ -231,7 +231,7 @@ def known_truth(votes: Recorded) -> Iterable[str]:
     start = known(best)
     yield "\n### What knowing the truth would save\n"
     yield "`optimal` (label) as designed on `calibrate`, and the cheapest table found that the test images' own"
-    yield "distribution allows at no more false alarms and no fewer adversarial frames (as assumed) flagged; exact, on that one.\n"
+    yield "distribution allows at no more false alarms and no fewer adversarial frames (as assumed) flagged; exact.\n"
     yield "| level | FPR | power | members, clean frame | with the truth known | excess |"
     yield "|--:|--:|--:|--:|--:|--:|"
     for level in (0.02, 0.05, 0.1, 0.15, 0.2):
