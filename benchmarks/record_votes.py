@@ -53,6 +53,8 @@ def record(pool: Path, bundle: Path, data: str, out: Path, *, limit: int, say: C
     """Ask every member and write the file `out`."""
     opened, of = open_bundle(bundle), open_pool(pool)
     size = size_of(opened.bundle.preprocessing)
+    if len(opened.bundle.classes) > 256:
+        raise SystemExit(f"labels are stored in 8 bits, {bundle} has {len(opened.bundle.classes)} classes")
     arrays: dict[str, NDArray[np.generic]] = {}
 
     def keep(

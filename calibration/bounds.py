@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pdtool.extras import require
 
-__all__ = ["rate_bound", "reachable", "source_bound", "sources_needed", "upper_bound"]
+__all__ = ["longest", "rate_bound", "reachable", "source_bound", "sources_needed", "upper_bound"]
 
 PURPOSE = "bound the false-alarm rate"
 
@@ -16,13 +16,21 @@ def rate_bound(events: NDArray[np.bool_], groups: NDArray[np.int64], confidence:
     """One-sided upper bound of the rate of events (N,) in frames of which those of a group (N,) share a source.
 
     Neighbouring frames of a track or a video are no independent trials. Where every frame is its own source the
-    bound is Clopper and Pearson's; otherwise `source_bound` of the rates within the sources, each counted once.
+    bound is Clopper and Pearson's; otherwise `source_bound` of the events a source, as shares of the frames of the
+    longest one: so it is a bound of the rate of frames, whatever the sources' lengths, and dear where one is far longer
+    than the others.
     """
     _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if (sizes == 1).all():
         return upper_bound(int(events.sum()), len(events), confidence)
-    means = np.bincount(inverse, weights=events) / sizes
-    return source_bound(float(means.mean()), len(sizes), confidence)
+    shares = np.bincount(inverse, weights=events) / sizes.max()
+    return min(1.0, source_bound(float(shares.mean()), len(sizes), confidence) * longest(groups))
+
+
+def longest(groups: NDArray[np.int64]) -> float:
+    """Frames of the longest source, in those of the mean one."""
+    _, sizes = np.unique(groups, return_counts=True)
+    return float(sizes.max() / sizes.mean())
 
 
 def upper_bound(events: int, trials: int, confidence: float) -> float:
@@ -65,22 +73,23 @@ def source_bound(mean: float, sources: int, confidence: float) -> float:
     return high
 
 
-def reachable(target: float, frames: int, sources: int, confidence: float) -> float:
-    """The largest rate measured on so many frames of so many sources whose bound stays within `target`.
+def reachable(target: float, groups: NDArray[np.int64], confidence: float) -> float:
+    """The largest rate measured on frames of these sources (N,) whose bound (`rate_bound`) stays within `target`.
 
     0 where even no event at all would not do.
 
-    >>> reachable(0.05, 59, 59, 0.95), round(reachable(0.2, 500, 53, 0.95), 3)
+    >>> reachable(0.05, np.arange(59), 0.95), round(reachable(0.2, np.arange(530) // 10, 0.95), 3)
     (0.0, 0.079)
     """
+    frames, sources, scale = len(groups), len(np.unique(groups)), longest(groups)
     if sources == frames:
         enough = [k for k in range(frames + 1) if k / frames <= target and upper_bound(k, frames, confidence) <= target]
         return max(enough, default=0) / frames
-    low, high = 0.0, target
+    low, high = 0.0, min(1.0, target / scale)
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if source_bound(middle, sources, confidence) <= target else (low, middle)
-    return low
+        low, high = (middle, high) if source_bound(middle, sources, confidence) * scale <= target else (low, middle)
+    return low * scale
 
 
 def sources_needed(

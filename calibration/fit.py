@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pdtool.calibration.bounds import reachable
 from pdtool.calibration.evidence import Evidence, assumed
-from pdtool.calibration.promise import Checked, split, walk
+from pdtool.calibration.promise import Checked, check_promise, split, walk
 from pdtool.calibration.rules import Settings, candidates
 from pdtool.calibration.table import DecisionTable, GradedTable, replay
 from pdtool.decisions import Calibration
-from pdtool.errors import GateError, InputError, UsageError
+from pdtool.errors import GateError, InputError
 
 __all__ = ["CleanFrames", "calibrate", "design"]
 
@@ -52,19 +52,26 @@ def design(
     Designed on the fit part; of the rule's sequence of tests the last one whose bound on the check part stays within
     `target_fpr` (`promise.walk`). The adversarial frames are `attacked`, or assumed (`evidence.assumed`).
 
-    Raises InputError for too few frames, UsageError for rates outside (0, 1), GateError where the rule has no test.
+    Raises InputError for too few frames or votes that do not fit together, UsageError for rates outside (0, 1),
+    GateError where the rule has no test.
     """
     images = len(frames.evidence)
-    if not (0 < target_fpr < 1 and 0 < confidence < 1):
-        raise UsageError(f"expected --target-fpr and --confidence between 0 and 1, got {target_fpr} and {confidence}")
+    check_promise(target_fpr, confidence)
     if images < FEWEST_IMAGES:
         raise InputError(f"expected at least {FEWEST_IMAGES} clean images to calibrate on, got {images}")
+    members = frames.evidence.changed.shape[1]
+    if members == 0:
+        raise InputError("expected votes of at least 1 member, got none; compress a pool with members")
+    if attacked is not None and (len(attacked) == 0 or attacked.changed.shape[1] != members):
+        raise InputError(
+            f"expected adversarial frames with votes of the same {members} members, got {attacked.changed.shape} votes"
+        )
     fit, check = split(frames.groups, seed)
     if min(len(fit), len(check)) < FEWEST_IMAGES // 4:
         raise InputError(
             f"the images come from {len(np.unique(frames.groups))} sources, too few to split: add other recordings"
         )
-    reach = reachable(target_fpr, len(check), len(np.unique(frames.groups[check])), confidence)
+    reach = reachable(target_fpr, frames.groups[check], confidence)
     top = min(target_fpr, MARGIN * reach) or target_fpr  # what lies far above cannot pass: no need to design it
     rng = np.random.default_rng(seed)
     clean = frames.evidence.take(fit)

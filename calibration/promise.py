@@ -7,14 +7,14 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.calibration.bounds import rate_bound, sources_needed
+from pdtool.calibration.bounds import longest, rate_bound, sources_needed
 from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.rules import Candidate
 from pdtool.calibration.table import replay
 from pdtool.decisions import EvidenceKind
-from pdtool.errors import GateError
+from pdtool.errors import GateError, UsageError
 
-__all__ = ["FIT_SHARE", "Checked", "split", "walk"]
+__all__ = ["FIT_SHARE", "Checked", "check_promise", "split", "walk"]
 
 FIT_SHARE = 0.4  # of the sources; the bound is made of the others
 
@@ -37,17 +37,27 @@ class Checked:
     def miss(self, target: float, confidence: float) -> str:
         """Why the target is not met, and what would help."""
         images, sources = len(self.groups), len(np.unique(self.groups))
-        needed = sources_needed(self.realised, target, confidence, single=sources == images)
+        scale = longest(self.groups)
+        needed = sources_needed(self.realised / scale, target / scale, confidence, single=sources == images)
         what = "clean images" if sources == images else "tracks or stretches of video"
         cure = (
             f"at this rate about {ceil(needed / (1 - FIT_SHARE))} {what} in all would show it"
             if needed is not None
-            else "more images cannot help: raise --target-fpr or make a pool that changes fewer clean labels"
+            else "at this rate more images cannot show it (designed on more, the test may flag fewer): raise "
+            "--target-fpr, calibrate on more images or make a pool that changes fewer clean labels"
         )
         return (
             f"{self.realised:.2%} of {images} clean check images (from {sources} independent sources) were flagged, at "
-            f"most {self.upper:.2%} with {confidence:.0%} confidence; the target is {target:.2%}; {cure}"
+            f"most {self.upper:.2%} with {100 * confidence:g} % confidence; the target is {target:.2%}; {cure}"
         )
+
+
+def check_promise(target: float, confidence: float) -> None:
+    """Raise UsageError for what no promise can be: a target outside (0, 1), a confidence outside [0.5, 1)."""
+    if not 0 < target < 1:
+        raise UsageError(f"expected --target-fpr between 0 and 1, got {target}")
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"expected --confidence between 0.5 and 1, got {confidence}; 0.95 is usual")
 
 
 def split(groups: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from pdtool.calibration.mmt import compile_mmt
 from pdtool.calibration.optimal import problem, sequence
 from pdtool.calibration.search import search_wald
 from pdtool.calibration.table import DecisionTable, GradedTable, Table
-from pdtool.calibration.wald import compile_wald
+from pdtool.calibration.wald import check_hypotheses, compile_wald
 from pdtool.decisions import AtCap, EvidenceKind, Rule
 from pdtool.errors import GateError, UsageError
 
@@ -59,6 +59,8 @@ class Settings:
             raise UsageError(f"the rule {self.rule} counts label changes; use --evidence label, or another rule")
         if self.max_models < 1:
             raise UsageError(f"expected to ask at least 1 model, got {self.max_models}")
+        p0, p1 = (0.1, 0.5) if self.p0 is None or self.p1 is None else (self.p0, self.p1)
+        check_hypotheses(p0, p1, self.alpha, self.beta, self.max_models)
         if self.mean_models is not None and (self.rule != "optimal" or not self.mean_models >= 1):
             raise UsageError("--mean-models belongs to the rule optimal and is at least 1")
 

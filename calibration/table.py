@@ -160,9 +160,10 @@ def replay(table: Table, evidence: Evidence) -> tuple[NDArray[np.bool_], NDArray
 
 
 def table_of(calibration: Calibration) -> Table:
-    """The table that a calibration holds."""
-    if calibration.flag_at is not None and calibration.clear_at is not None:
-        return DecisionTable(calibration.flag_at, calibration.clear_at, calibration.after_change)
-    if calibration.flag_above is None or calibration.clear_below is None:
-        raise ValueError("the calibration holds no table")
-    return GradedTable(calibration.flag_above, calibration.clear_below)
+    """The table that a calibration holds. Raises ValueError where it holds none of its evidence."""
+    c = calibration
+    if c.evidence == "label" and c.flag_at is not None and c.clear_at is not None:
+        return DecisionTable(c.flag_at, c.clear_at, c.after_change)
+    if c.evidence == "graded" and c.flag_above is not None and c.clear_below is not None:
+        return GradedTable(c.flag_above, c.clear_below)
+    raise ValueError(f"the calibration holds no table for {c.evidence} evidence")

@@ -1,5 +1,6 @@
 """`pdtool calibrate`: fit the test on clean images and check its promise on others."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -86,6 +87,9 @@ def calibrate(
     from pdtool.runtime.calibrate import calibrate_bundle
     from pdtool.runtime.clean import load_clean
 
+    if not math.isfinite(fps):
+        raise UsageError(f"expected --fps to be a number of frames a second, got {fps}")
+    _refuse(rule, {"optimal"}, {"--mean-models": mean_models, "--attacked": attacked})
     _refuse(rule, {"wald"}, {"--preset": preset, "--at-cap": at_cap})
     _refuse(rule, {"wald", "mmt"}, {"--p0": p0, "--p1": p1, "--sigma": sigma, "--alpha": alpha, "--beta": beta})
     if preset == "paper":
@@ -149,7 +153,7 @@ def _print(bundle: Path, c: "Calibration", fps: float) -> None:
         ("false alarms promised, at most", percent(c.target_fpr)),
         (f"measured on {sources}", f"{percent(c.realised_fpr)} ({c.check_flagged} flagged)"),
         (
-            f"upper bound at {c.confidence:.0%} confidence",
+            f"upper bound at {100 * c.confidence:g} % confidence",
             f"{percent(c.fpr_upper)}: promise {'kept' if c.fpr_upper <= c.target_fpr else 'NOT KEPT'}",
         ),
         (
@@ -169,7 +173,7 @@ def _print(bundle: Path, c: "Calibration", fps: float) -> None:
     for n in within(test):
         if isinstance(test, DecisionTable):
             rate = change_rate_flagged(test, n)
-            rows.append((f"label change rate flagged within {n} members (9 of 10 frames)", percent(rate)))
+            rows.append((f"chance of a change at which 9 of 10 frames are flagged within {n} members", percent(rate)))
         else:
             bound = evidence_flagged(test, n)
             rows.append((f"evidence of each member that is flagged within {n}", number(bound, 2)))
@@ -177,8 +181,8 @@ def _print(bundle: Path, c: "Calibration", fps: float) -> None:
     if isinstance(test, DecisionTable):
         exact = operating(test, [0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
         table(
-            "what the test does at a given label change rate (exact)",
-            ("label change rate", *map(percent, exact.p)),
+            "what the test does where every member changes the label with the same chance, independently (exact)",
+            ("chance that a member changes the label", *map(percent, exact.p)),
             [
                 ("flagged", *map(percent, exact.flag)),
                 ("members asked, mean", *(f"{mean:.1f}" for mean in exact.mean_models)),

@@ -68,11 +68,14 @@ class Calibration:
             if getattr(self, name) is not None:
                 check_rate(name, getattr(self, name))
         if self.evidence == "label":
+            _check_absent(self.flag_above, self.clear_below, self.temperatures)
             _check_counts(self.max_models, *_given(self.flag_at, self.clear_at, "flag_at and clear_at"))
         else:
+            _check_absent(self.flag_at, self.clear_at)
             _check_means(self.max_models, *_given(self.flag_above, self.clear_below, "flag_above and clear_below"))
-            if not self.temperatures or len(self.temperatures) < self.max_models or min(self.temperatures) <= 0:
-                raise ValueError("graded evidence needs a temperature above 0 for every member")
+            scales = self.temperatures or ()
+            if len(scales) < self.max_models or not all(1e-3 <= scale <= 1e3 for scale in scales):
+                raise ValueError("graded evidence needs a temperature from 0.001 to 1000 for every member")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,11 @@ def _given(
     if flag is None or clear is None:
         raise ValueError(f"this evidence needs {names}")
     return flag, clear
+
+
+def _check_absent(*fields: object) -> None:
+    if any(field is not None for field in fields):
+        raise ValueError("a field of the other kind of evidence is given")
 
 
 def _check_counts(most: int, flags: Sequence[float | None], clears: Sequence[float | None]) -> None:

@@ -1,5 +1,6 @@
 """Calibrate a bundle: its own files vote on clean images, the test is fitted and checked, the bundle rewritten."""
 
+import hashlib
 import logging
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.fit import CleanFrames, calibrate
-from pdtool.calibration.promise import split
+from pdtool.calibration.promise import check_promise, split
 from pdtool.calibration.rules import Settings
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.decisions import Calibration
@@ -23,6 +24,7 @@ from pdtool.runtime.votes import collect_votes
 __all__ = ["Calibrated", "calibrate_bundle"]
 
 LOG = logging.getLogger(__name__)
+FEWEST_ATTACKED = 20  # images that fool the original, in each file
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,17 @@ def calibrate_bundle(
     """Calibrate the bundle in `folder` on clean images (`load` gives them in the input's size) and store the result.
 
     The votes come from the files that will screen. `attacked`: .npz files of attacked images and their true labels, as
-    an evaluation writes them; those that fool the original replace the assumption about adversarial frames.
+    an evaluation writes them; those that fool the original replace the assumption about adversarial frames. Make them
+    of images that are not calibrated on, or the test has seen its check frames.
     `latency_ms`: most time for a frame that needs every member, measured on this machine; lowers `max_models`.
 
     Raises InputError where the images are the ones that the pool was trained on (the promise would be false) or too
     few, GateError where the false-alarm target cannot be promised or a member is too slow; the bundle is then left as
     it was.
     """
+    check_promise(target_fpr, confidence)
     opened = open_bundle(folder)
-    data = load(size_of(opened.bundle.preprocessing))
+    data = _distinct(load(size_of(opened.bundle.preprocessing)))
     refuse_seen(data, opened.read(opened.bundle.seen), "the pool was made on")
     if latency_ms is not None:
         most = affordable(opened, data.images[:1], latency_ms)
@@ -94,6 +98,19 @@ def calibrate_bundle(
     return Calibrated(calibration, settings, frames, measured)
 
 
+def _distinct(data: Dataset) -> Dataset:
+    """Each picture once: copies would lie on both sides of the split and count as evidence of their own."""
+    hashes = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in data.images]
+    kept = np.sort(np.unique(hashes, return_index=True)[1]) if hashes else np.arange(0)
+    if len(kept) == len(hashes):
+        return data
+    LOG.warning(
+        "%s: %d of %d images are copies of others and are left out", data.spec, len(hashes) - len(kept), len(hashes)
+    )
+    labels = None if data.labels is None else data.labels[kept]
+    return replace(data, images=data.images[kept], labels=labels, groups=data.groups[kept])
+
+
 def _attacked(opened: OpenBundle, files: Sequence[Path], temperatures: tuple[float, ...]) -> Evidence:
     """What the members say of the attacked images that fool the original."""
     parts = []
@@ -104,8 +121,11 @@ def _attacked(opened: OpenBundle, files: Sequence[Path], temperatures: tuple[flo
             raise InputError(f"{file}: has no labels; an attack is judged by them")
         votes = collect_votes(opened, data.images, temperatures=temperatures)
         fooled = np.flatnonzero(votes.original != truth)
-        if len(fooled) == 0:
-            raise InputError(f"{file}: none of its {len(truth)} images fools the original; give successful attacks")
+        if len(fooled) < FEWEST_ATTACKED:
+            raise InputError(
+                f"{file}: {len(fooled)} of its {len(truth)} images fool the original, expected at least "
+                f"{FEWEST_ATTACKED} successful attacks to design a test on"
+            )
         parts.append(votes.evidence.take(fooled))
     known = [part.graded for part in parts if part.graded is not None]
     return Evidence(np.concatenate([part.changed for part in parts]), np.concatenate(known))

@@ -12,7 +12,9 @@ from pdtool.runtime.sources import open_frames
 __all__ = ["load_clean"]
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-BLOCKS = 160  # a video is cut into so many stretches; the split never separates neighbouring frames of one
+# A video is cut into at most so many stretches of at least so many frames (10 s at 30 a second); the split never
+# separates frames of one, and the promise counts stretches, not frames.
+BLOCKS, BLOCK_FRAMES = 160, 300
 
 
 def load_clean(spec: str, size: Size, *, limit: int | None = None) -> Dataset:
@@ -33,13 +35,11 @@ def load_clean(spec: str, size: Size, *, limit: int | None = None) -> Dataset:
                 images.append(fit(frame.image, size))
     if not images:
         raise InputError(f"{spec}: no readable frames")
+    blocks = max(1, min(BLOCKS, len(images) // BLOCK_FRAMES))
+    groups = np.arange(len(images), dtype=np.int64) * blocks // len(images)
     if limit is not None and limit < len(images):
-        images = [images[i * len(images) // limit] for i in range(limit)]
+        kept = [i * len(images) // limit for i in range(limit)]
+        images, groups = [images[i] for i in kept], groups[kept]
     return Dataset(
-        spec=spec,
-        images=fit_all(images, size),
-        labels=None,
-        classes=(),
-        groups=np.arange(len(images), dtype=np.int64) * BLOCKS // len(images),
-        skipped=tuple(skipped),
+        spec=spec, images=fit_all(images, size), labels=None, classes=(), groups=groups, skipped=tuple(skipped)
     )

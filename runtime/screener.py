@@ -195,6 +195,9 @@ class Screener:
             if answer.label < 0:
                 yield _unscreened(frame, "the original gave no finite answer", answer.latency_ms)
                 continue
+            if answer.decision == CONTINUE:  # a table that does not decide must not clear
+                yield _unscreened(frame, "the members asked left it open", answer.latency_ms)
+                continue
             flagged = answer.decision == FLAG
             yield Verdict(
                 frame=frame.index,

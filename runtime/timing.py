@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from pdtool.errors import GateError
+from pdtool.errors import GateError, UsageError
 from pdtool.images import Images, as_input
 from pdtool.runtime.bundle import OpenBundle
 from pdtool.runtime.engine_onnx import OnnxEngine
@@ -35,7 +35,12 @@ def single_ms(opened: OpenBundle, image: Images, *, threads: int | None = None) 
 
 
 def affordable(opened: OpenBundle, image: Images, limit_ms: float) -> int:
-    """How many members fit a frame's time after the original, the slowest ones. Raises GateError where none does."""
+    """How many members fit a frame's time after the original, the slowest ones: the models' own time, all loaded.
+
+    Raises GateError where none does, UsageError for a limit that is no time.
+    """
+    if not 0 < limit_ms < np.inf:
+        raise UsageError(f"expected --latency-ms above 0, got {limit_ms:g}")
     original, *members = single_ms(opened, image)
     spent = original + np.cumsum(sorted(members, reverse=True))
     most = int((spent <= limit_ms).sum())

@@ -52,7 +52,8 @@ def test_frames_of_one_source_count_once():
     events = np.array([True, False, False, False])
     assert rate_bound(events, np.arange(4), 0.9) == upper_bound(1, 4, 0.9)
     assert rate_bound(events, np.array([0, 0, 1, 1]), 0.9) == source_bound(0.25, 2, 0.9)  # mean of 1/2 and 0
-    assert rate_bound(events, np.array([7, 9, 9, 9]), 0.9) == source_bound(0.5, 2, 0.9)  # mean of 1 and 0
+    # sources of 1 and 3 frames, 1 event: 1/3 of the longest one's and 0, scaled back from 3 frames to the mean of 2
+    assert rate_bound(events, np.array([7, 9, 9, 9]), 0.9) == min(1.0, source_bound(1 / 6, 2, 0.9) * 3 / 2)
     many = np.arange(300) % 30
     assert rate_bound(many == 0, many, 0.9) > upper_bound(10, 300, 0.9)
 
@@ -83,9 +84,25 @@ def test_no_number_of_sources_helps_where_the_rate_is_the_target():
 
 @pytest.mark.parametrize("frames", [5, 59, 300])
 def test_the_reachable_rate_is_the_largest_that_passes(frames):
-    rate = reachable(0.05, frames, frames, 0.95)
+    rate = reachable(0.05, np.arange(frames), 0.95)
     passing = [k for k in range(frames) if upper_bound(k, frames, 0.95) <= 0.05]
     assert rate == max(passing, default=0) / frames
-    in_groups = reachable(0.2, frames * 5, frames, 0.95)
+    in_groups = reachable(0.2, np.repeat(np.arange(frames), 5), 0.95)
     assert in_groups == 0 or source_bound(in_groups, frames, 0.95) <= 0.2 + 1e-9
     assert source_bound(in_groups + 0.001, frames, 0.95) > 0.2
+
+
+def test_the_bound_is_of_frames_also_where_the_long_sources_are_the_bad_ones():
+    """280 tracks of 2 frames that are never flagged, 20 of 80 that always are: 74 % of the frames."""
+    sizes = np.array([2] * 280 + [80] * 20)
+    groups = np.repeat(np.arange(300), sizes)
+    assert rate_bound(sizes[groups] == 80, groups, 0.95) >= 0.74
+    rng = np.random.default_rng(0)
+    below = 0
+    for _ in range(300):
+        long = rng.random(120) < 0.1
+        rate = np.where(long, 0.3, 0.02)
+        groups = np.repeat(np.arange(120), np.where(long, 12, 4))
+        events = rng.random(len(groups)) < rate[groups] * rng.integers(0, 2, 120)[groups] * 2
+        below += rate_bound(events, groups, 0.9) < (0.1 * 12 * 0.3 + 0.9 * 4 * 0.02) / (0.1 * 12 + 0.9 * 4)
+    assert below <= 0.1 * 300 + 3 * np.sqrt(300 * 0.09)

@@ -140,7 +140,7 @@ def test_rates_are_rates(name, bad):
         counts((1,), (0,), **{name: bad})
 
 
-@pytest.mark.parametrize("temperatures", [None, (), (1.0,), (1.0, 0.0), (1.0, -2.0)])
+@pytest.mark.parametrize("temperatures", [None, (), (1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, float("nan"))])
 def test_graded_evidence_needs_a_temperature_for_every_member(temperatures):
     with pytest.raises(ValueError, match="temperature"):
         means((None, 0.5), (None, 0.5), temperatures=temperatures)
@@ -154,7 +154,15 @@ def test_evidence_needs_its_own_bounds(missing):
     with pytest.raises(ValueError, match="flag_at and clear_at"):
         dataclasses.replace(counts((1,), (0,)), **{missing: None})
     with pytest.raises(ValueError, match="flag_above and clear_below"):
-        dataclasses.replace(counts((1,), (0,)), evidence="graded", temperatures=(1.0,))
+        dataclasses.replace(counts((1,), (0,)), evidence="graded", temperatures=(1.0,), flag_at=None, clear_at=None)
+
+
+def test_fields_of_the_other_evidence_are_refused():
+    for extra in ({"flag_above": (0.5,)}, {"clear_below": (0.5,)}, {"temperatures": (1.0,)}):
+        with pytest.raises(ValueError, match="other kind of evidence"):
+            dataclasses.replace(counts((1,), (0,)), **extra)
+    with pytest.raises(ValueError, match="other kind of evidence"):
+        dataclasses.replace(means((None, 0.5), (None, 0.5)), flag_at=(None, 1))
 
 
 @pytest.mark.parametrize(
