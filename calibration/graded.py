@@ -51,7 +51,7 @@ def graded_sequence(
 ) -> Iterator[GradedTable]:
     """The cheapest bounds at each level of false alarms, as `optimal.sequence`, from graded evidence (F, M), (A, M)."""
     chain = _chain(_paths(clean, members, rng), _paths(adversarial, members, rng))
-    flag, clear, _ = induct(chain.states, *costs(POINTS))
+    flag, clear = induct(chain.states, *costs(POINTS))
     fpr, models = _rates(chain, flag, clear, 0)
     power, _ = _rates(chain, flag, clear, 1)
     last = None

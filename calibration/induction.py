@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Regret", "States", "induct"]
+__all__ = ["States", "induct"]
 
 Floats = NDArray[np.float64]
 
@@ -36,19 +36,8 @@ class States:
         return len(self.weight)
 
 
-@dataclass(frozen=True)
-class Regret:
-    """What each decision after n members costs more than the table's own, a state (L, S_n)."""
-
-    flag: Floats
-    clear: Floats
-    go_on: Floats
-
-
-def induct(
-    states: States, flag_cost: Floats, clear_cost: Floats
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[Regret, ...]]:
-    """The best table for each pair of costs (L,): first flagging state and last clearing state (L, N), and regrets.
+def induct(states: States, flag_cost: Floats, clear_cost: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The best table for each pair of costs (L,): first flagging state and last clearing state (L, N).
 
     Where no state flags the first is S_n, where none clears the last is -1; the last member decides every state. In a
     table all states above a flagging one flag and all below a clearing one clear. That is the best decision wherever
@@ -57,7 +46,6 @@ def induct(
     total = states.members
     first_flag = np.empty((len(flag_cost), total), dtype=np.int64)
     last_clear = np.empty_like(first_flag)
-    regrets: list[Regret] = []
     value = np.empty((len(flag_cost), 0))
     for n in range(total, 0, -1):
         adversarial, weight = states.adversarial[n - 1], states.weight[n - 1]
@@ -71,8 +59,7 @@ def induct(
         state = np.arange(len(weight))
         value = np.where(state >= flags[:, None], flag, np.where(state <= clears[:, None], clear, going_on))
         first_flag[:, n - 1], last_clear[:, n - 1] = flags, clears
-        regrets.append(Regret(flag - value, clear - value, going_on - value))
-    return first_flag, last_clear, tuple(reversed(regrets))
+    return first_flag, last_clear
 
 
 def _cut(clear: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -88,7 +88,7 @@ def costs(points: int, centre: tuple[float, float] | None = None, half: float = 
 
 def frontier(given: Problem, flag_cost: Floats, clear_cost: Floats) -> Tables:
     """The best tables for pairs of costs (L,)."""
-    flag, clear, _ = induct(given.states, flag_cost, clear_cost)
+    flag, clear = induct(given.states, flag_cost, clear_cost)
     return Tables(
         flag_cost, clear_cost, flag, clear, rates(given.clean, flag, clear), rates(given.adversarial, flag, clear)
     )

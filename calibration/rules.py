@@ -19,7 +19,7 @@ from pdtool.errors import GateError, UsageError
 
 __all__ = ["PAPER", "Candidate", "Settings", "candidates"]
 
-LEVELS = 20  # false-alarm levels tried, evenly up to the target
+LEVELS = 16  # false-alarm levels tried, evenly up to the target
 Z_99 = 2.5758293035489004  # two-sided 99 % point of the normal distribution
 WALD_ONLY = ("p0", "p1", "sigma")
 
