@@ -33,7 +33,7 @@ def test_missing_and_old_packages_name_what_they_enable_and_the_command() -> Non
     checks = by_name(check_up(find_version=lambda module: versions.get(module, "99.0")))
     assert (checks["torch"].state, checks["torch"].fix) == ("missing", "pip install 'pdtool[compress]'")
     assert checks["torch"].detail == "not installed, needed for train, compress, export"
-    assert checks["scipy"].state == "broken" and checks["scipy"].detail.startswith("1.0.1, expected 1.11 or newer")
+    assert checks["scipy"].state == "broken" and checks["scipy"].detail.startswith("1.0.1, expected 1.12 or newer")
     assert checks["foolbox"].state == "ok"
 
 
