@@ -17,7 +17,7 @@ from pdtool.calibration.table import DecisionTable, GradedTable, replay
 from pdtool.decisions import Calibration
 from pdtool.errors import GateError, InputError
 
-__all__ = ["CleanFrames", "calibrate", "design"]
+__all__ = ["CleanFrames", "calibrate", "design", "parts"]
 
 FEWEST_IMAGES = 20
 ASSUMED_FRAMES = 4000
@@ -74,13 +74,28 @@ def design(
     reach = reachable(target_fpr, frames.groups[check], confidence)
     top = min(target_fpr, MARGIN * reach) or target_fpr  # what lies far above cannot pass: no need to design it
     rng = np.random.default_rng(seed)
-    clean = frames.evidence.take(fit)
-    adversarial = assumed(clean, ASSUMED_FRAMES, rng) if attacked is None else attacked.shuffled(rng)
-    shuffled = frames.evidence.take(check).shuffled(rng)
+    clean, adversarial, shuffled = parts(frames, attacked, fit, check, rng)
     tests = candidates(settings, clean, adversarial, measured=attacked is not None, target_fpr=top, rng=rng)
     checked = walk(tests, shuffled, settings.evidence, frames.groups[check], target=target_fpr, confidence=confidence)
     flagged, _ = replay(checked.candidate.table, adversarial.of(settings.evidence))
     return checked, float(flagged.mean())
+
+
+def parts(
+    frames: CleanFrames,
+    attacked: Evidence | None,
+    fit: NDArray[np.int64],
+    check: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[Evidence, Evidence, Evidence]:
+    """What a design sees: the clean frames to fit on, adversarial ones, and the clean ones to check on.
+
+    The adversarial frames are `attacked`, or assumed; these and the check frames ask members in random orders. The
+    same generator gives the same orders, so that a report speaks about the frames that the design saw.
+    """
+    clean = frames.evidence.take(fit)
+    adversarial = assumed(clean, ASSUMED_FRAMES, rng) if attacked is None else attacked.shuffled(rng)
+    return clean, adversarial, frames.evidence.take(check).shuffled(rng)
 
 
 def calibrate(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["States", "induct"]
+__all__ = ["States", "induct", "sums"]
 
 Floats = NDArray[np.float64]
 
@@ -64,13 +64,13 @@ def induct(states: States, flag_cost: Floats, clear_cost: Floats) -> tuple[NDArr
 
 def _cut(clear: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Last clearing and first flagging state where one of both must happen; `clear` (L, S): its cost over flagging."""
-    flags = _sums(clear).argmin(axis=1)
+    flags = sums(clear).argmin(axis=1)
     return flags - 1, flags
 
 
 def _cuts(clear: Floats, flag: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Last clearing and first flagging state; costs (L, S) of doing so over going on."""
-    clearing, flagging = _sums(clear), flag.sum(axis=1, keepdims=True) - _sums(flag)  # (L, S + 1): the first k states
+    clearing, flagging = sums(clear), flag.sum(axis=1, keepdims=True) - sums(flag)  # (L, S + 1): the first k states
     cheapest = np.minimum.accumulate(clearing, axis=1)
     flags = (cheapest + flagging)[:, ::-1].argmin(axis=1)
     flags = flag.shape[1] - flags  # ties: as few states as possible flag
@@ -81,6 +81,6 @@ def _cuts(clear: Floats, flag: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     return clears, flags
 
 
-def _sums(values: Floats) -> Floats:
-    """(L, S + 1): sum of the first k values of a row."""
-    return np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+def sums(values: Floats) -> Floats:
+    """Sum of the first k values of the last axis, k = 0..S: (..., S + 1)."""
+    return np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)

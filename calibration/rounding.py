@@ -9,7 +9,7 @@ otherwise crowd out those that end within the rates asked for.
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.calibration.induction import States, induct
+from pdtool.calibration.induction import States, induct, sums
 from pdtool.calibration.latent import Population
 from pdtool.calibration.table import DecisionTable
 
@@ -59,14 +59,14 @@ def improve(
         flags, clears = _choices(int(base[0][n - 1]), int(base[1][n - 1]), n, last=n == members)
         row, choice = np.nonzero(_distinct(after.sum(axis=1), flags, clears))
         f, c = flags[choice], clears[choice]
-        above = _sums(after)
+        above = sums(after)
         now = flagged[row] + above[row, :, -1] - above[row, :, f]
         final = [
             sofar + ahead[row, f] - ahead[row, c + 1]
             for sofar, ahead in (
-                (models[row], _sums(after[:, 0] * to_models[n])),
-                (now[:, 0], _sums(after[:, 0] * to_alarms[n])),
-                (now[:, 1], _sums(after[:, 1] * to_power[n])),
+                (models[row], sums(after[:, 0] * to_models[n])),
+                (now[:, 0], sums(after[:, 0] * to_alarms[n])),
+                (now[:, 1], sums(after[:, 1] * to_power[n])),
             )
         ]
         left = above[row, 1, f] - above[row, 1, c + 1]
@@ -132,8 +132,3 @@ def _distinct(undecided: Floats, flags: Ints, clears: Ints) -> NDArray[np.bool_]
     differ = (clears >= lowest - 1) & (clears <= highest) & (flags >= lowest) & (flags <= highest + 1)
     differ[~some | ~differ.any(axis=1)] = np.arange(len(flags)) == 0
     return differ
-
-
-def _sums(values: Floats) -> Floats:
-    """Sum of the first k values of the last axis, k = 0..S."""
-    return np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)

@@ -15,7 +15,7 @@ __all__ = ["CLEAR", "CONTINUE", "FLAG", "DecisionTable", "GradedTable", "Sequent
 
 CONTINUE, FLAG, CLEAR = 0, 1, -1
 
-Evidence = NDArray[np.bool_] | NDArray[np.int64] | NDArray[np.float64]
+Numbers = NDArray[np.bool_] | NDArray[np.int64] | NDArray[np.float64]
 
 
 class Table(Protocol):
@@ -26,7 +26,7 @@ class Table(Protocol):
         """Most members that a frame can need."""
         ...
 
-    def decide(self, asked: int, total: Evidence, last: Evidence) -> NDArray[np.int8]:
+    def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
         """FLAG, CLEAR or CONTINUE for frames (N,) after `asked` members.
 
         `total` (N,): the sum of their evidence; `last` (N,): that of the last one.
@@ -59,7 +59,7 @@ class DecisionTable:
         """Most models that a frame can need."""
         return len(self.flag_at)
 
-    def decide(self, asked: int, total: Evidence, last: Evidence) -> NDArray[np.int8]:
+    def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
         """As `Table.decide`; `total` counts changes."""
         flag, clear = self.flag_at[asked - 1], self.clear_at[asked - 1]
         decision = np.full(total.shape, CONTINUE, dtype=np.int8)
@@ -87,7 +87,7 @@ class GradedTable:
         """Most models that a frame can need."""
         return len(self.flag_above)
 
-    def decide(self, asked: int, total: Evidence, last: Evidence) -> NDArray[np.int8]:
+    def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
         """As `Table.decide`."""
         del last
         flag, clear = self.flag_above[asked - 1], self.clear_below[asked - 1]
@@ -141,7 +141,7 @@ class SequentialTest:
         return self.decision
 
 
-def replay(table: Table, evidence: Evidence) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def replay(table: Table, evidence: Numbers) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Run the test on recorded evidence (N, M >= max_models), column k the k-th member asked.
 
     Returns which frames are flagged (N,) and how many models each used (N,). Raises ValueError for too few members or

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.calibration.compare import Compared, compare, every_rule
-from pdtool.calibration.evidence import Evidence, assumed
-from pdtool.calibration.fit import ASSUMED_FRAMES
+from pdtool.calibration.evidence import Evidence
+from pdtool.calibration.fit import parts
 from pdtool.calibration.latent import Latent, estimate, population
 from pdtool.calibration.promise import split
 from pdtool.calibration.response import Reach, Response, evidence_flagged, reach, respond, within
@@ -93,10 +93,9 @@ def study(done: Calibrated, *, seed: int) -> Study:
     fit, check = split(frames.groups, seed)
     if (len(fit), len(check)) != (c.fit_images, c.check_images):
         raise ValueError(f"seed {seed} does not split the frames as the calibration did")
-    table, clean, checked = table_of(c), frames.evidence.take(fit), frames.evidence.take(check)
-    rng = np.random.default_rng(seed)  # used as the design uses it at first: the same frames in the same orders
-    adversarial = assumed(clean, ASSUMED_FRAMES, rng) if done.attacked is None else done.attacked.shuffled(rng)
-    _, clean_used = replay(table, checked.shuffled(rng).of(c.evidence))
+    table, rng = table_of(c), np.random.default_rng(seed)
+    clean, adversarial, shuffled = parts(frames, done.attacked, fit, check, rng)
+    _, clean_used = replay(table, shuffled.of(c.evidence))
     flagged, used = replay(table, adversarial.of(c.evidence))
     response, rates = respond(table, clean, rng)
     compared, own = _compared(done, seed)
@@ -118,7 +117,7 @@ def study(done: Calibrated, *, seed: int) -> Study:
             )
             for n in within(table)
         ),
-        sessions=_sessions(table, checked.of(c.evidence), rng),
+        sessions=_sessions(table, frames.evidence.take(check).of(c.evidence), rng),
         compared=compared,
         own=own,
     )

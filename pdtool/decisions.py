@@ -67,6 +67,10 @@ class Calibration:
         for name in ("p0", "p1", "alpha", "beta"):
             if getattr(self, name) is not None:
                 check_rate(name, getattr(self, name))
+        if self.p0 is not None and self.p1 is not None and not self.p0 < self.p1:
+            raise ValueError(f"p0 should lie below p1, they are {self.p0} and {self.p1}")
+        if self.after_change and self.evidence != "label":
+            raise ValueError("after_change belongs to label evidence")
         if self.evidence == "label":
             _check_absent(self.flag_above, self.clear_below, self.temperatures)
             _check_counts(self.max_models, *_given(self.flag_at, self.clear_at, "flag_at and clear_at"))

@@ -183,3 +183,10 @@ def test_a_broken_file_is_named_with_its_field(changes, says):
     with pytest.raises(InputError, match=says) as caught:
         decode(Calibration, written, file="calibration.json")
     assert "calibration.json" in str(caught.value)
+
+
+def test_hypotheses_that_cross_and_a_rule_of_the_other_evidence_are_refused():
+    with pytest.raises(ValueError, match="p0 should lie below p1"):
+        dataclasses.replace(counts((1,), (0,)), p0=0.5, p1=0.2)
+    with pytest.raises(ValueError, match="after_change belongs to label"):
+        dataclasses.replace(means((None, 0.5), (None, 0.5)), after_change=True)
