@@ -69,7 +69,7 @@ def compress(
     mean: options.Mean = None,
     std: options.Std = None,
     seed: options.Seed = 0,
-    device: options.TorchDevice = "auto",
+    train_on: options.TrainOn = "auto",
     resume: Annotated[bool, typer.Option(help="Keep finished members of a run that was stopped.")] = True,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -79,7 +79,8 @@ def compress(
     """Make a pool: many differently pruned and fine-tuned copies of one classifier. Stopped? Run it again to go on."""
     set_quiet(quiet)
     from pdtool.compress.methods import check_options, method_named
-    from pdtool.compress.pool import PoolRequest, make_pool, plan_pool
+    from pdtool.compress.plan import plan_pool
+    from pdtool.compress.pool import PoolRequest, make_pool
     from pdtool.compress.training import RECIPES
 
     single = method_named(method).single
@@ -110,7 +111,7 @@ def compress(
         max_drop=max_drop,
         mean=options.numbers("--mean", mean),
         std=options.numbers("--std", std),
-        device=device,
+        device=train_on,
     )
     if dry_run:
         plan = plan_pool(request)

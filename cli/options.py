@@ -37,7 +37,7 @@ PoolModel = Annotated[
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror images at random (never for signs or digits).")]
 Mean = Annotated[str | None, typer.Option(metavar="M[,M,M]", help="Mean a channel in [0, 1]; default: the data's.")]
 Std = Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Deviation a channel; default: the data's.")]
-TorchDevice = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")]
+TrainOn = Annotated[str, typer.Option(help="Where torch trains: auto, cpu or cuda.")]
 
 
 def numbers(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -231,9 +231,9 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda"):
-        raise UsageError(f"device should be auto, cpu or cuda, is {device!r}")
+        raise UsageError(f"where to train should be auto, cpu or cuda, is {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is cuda but torch sees no GPU; use --device cpu")
+        raise UsageError("cannot train on cuda: torch sees no GPU; use --train-on cpu")
     return device
 
 

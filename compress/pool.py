@@ -1,8 +1,7 @@
 """Classifier to pool: many differently pruned, fine-tuned copies and what is needed to rebuild and judge them."""
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,30 +25,9 @@ from pdtool.errors import GateError
 from pdtool.files import npz_bytes, sha256_bytes, write_atomic
 from pdtool.jsonform import canonical, encode
 
-__all__ = ["METHODS", "PoolFolder", "PoolPlan", "PoolRequest", "make_pool", "open_pool", "plan_pool"]
+__all__ = ["METHODS", "PoolFolder", "PoolRequest", "make_pool", "open_pool"]
 
 SAMPLES = 64  # held-out images kept in the pool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolPlan:
-    """What making a pool would take: `seconds` from a few measured training steps of one member.
-
-    `units` are what may be pruned or mutated, each for itself: layers that lose channels together, or layers.
-    """
-
-    model: str
-    classes: int
-    members: int
-    units: int
-    left_whole: dict[str, str]
-    train_images: int
-    held_images: int
-    steps: int  # a member
-    original_bytes: int
-    member_bytes: int
-    seconds: float
-    notes: tuple[str, ...]
 
 
 def make_pool(
@@ -129,49 +107,11 @@ def make_pool(
     return pool
 
 
-def plan_pool(request: PoolRequest) -> PoolPlan:
-    """What `make_pool` would do, without writing anything: one member is pruned and trained for a few steps."""
-    ready = prepare(request)
-    times = [time.perf_counter()]
-
-    def tick(count: int) -> None:
-        times.append(time.perf_counter())
-        if len(times) > 20 or times[-1] - times[0] > 5.0:
-            raise _Enough
-
-    task = replace(ready.task, seed=member_seed(request.seed, 0), tick=tick)
-    draft = ready.method.start(task)
-    member_bytes, steps = len(weights_bytes(draft.net, {})), ready.method.steps(task)
-    times = [time.perf_counter()]
-    with suppress(_Enough, GateError):
-        ready.method.tune(task, draft.net)
-    taken = np.diff(times)
-    a_step = float(np.median(taken[1:] if len(taken) > 1 else taken)) if len(taken) else 0.0
-    return PoolPlan(
-        model=str(task.original.spec),
-        classes=len(task.original.classes),
-        members=request.members,
-        units=len(task.units) or len(task.layers),
-        left_whole=ready.whole,
-        train_images=len(task.training),
-        held_images=len(task.held),
-        steps=steps,
-        original_bytes=len(weights_bytes(task.original.net, {})),
-        member_bytes=member_bytes,
-        seconds=round(a_step * steps * request.members, 3),
-        notes=ready.notes,
-    )
-
-
 def samples_bytes(held: Labelled) -> bytes:
     """A few of the held-out images, as uint8, and their labels as an .npz."""
     few = spread(held, SAMPLES)
     images = few.images if few.images.dtype == np.uint8 else np.round(few.images * 255).astype(np.uint8)
     return npz_bytes({"images": images, "labels": few.labels})
-
-
-class _Enough(Exception):
-    """Enough steps were timed."""
 
 
 def _id(index: int) -> str:

@@ -24,7 +24,8 @@ from pdtool.compress.masks import fits_pattern, weight_layers, weight_of
 from pdtool.compress.member import member_seed
 from pdtool.compress.methods import METHODS
 from pdtool.compress.models import ModelSpec, build
-from pdtool.compress.pool import PoolRequest, make_pool, plan_pool
+from pdtool.compress.plan import plan_pool
+from pdtool.compress.pool import PoolRequest, make_pool
 from pdtool.compress.split import align, hold_back
 from pdtool.compress.training import RECIPES, accuracy
 from pdtool.compress.weights import parse_weights

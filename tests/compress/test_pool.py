@@ -18,7 +18,8 @@ import torch
 from pdtool.artifacts import Pool
 from pdtool.compress.models import Normalised
 from pdtool.compress.original import Trained, load_original
-from pdtool.compress.pool import PoolRequest, make_pool, open_pool, plan_pool
+from pdtool.compress.plan import plan_pool
+from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.training import predict
 from pdtool.compress.weights import save_weights
 from pdtool.data import load_data
