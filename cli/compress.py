@@ -1,5 +1,6 @@
 """`pdtool compress`: a classifier becomes a pool of pruned copies of it."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +71,10 @@ def compress(
     std: options.Std = None,
     seed: options.Seed = 0,
     train_on: options.TrainOn = "auto",
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Make members at once: local:N, N processes here, or tcp://HOST:PORT of a Dask scheduler."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Keep finished members of a run that was stopped.")] = True,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -78,6 +83,8 @@ def compress(
 ) -> None:
     """Make a pool: many differently pruned and fine-tuned copies of one classifier. Stopped? Run it again to go on."""
     set_quiet(quiet)
+    from pdtool.compress.cluster import cluster as workers
+    from pdtool.compress.making import here
     from pdtool.compress.methods import check_options, method_named
     from pdtool.compress.plan import plan_pool
     from pdtool.compress.pool import PoolRequest, make_pool
@@ -130,7 +137,8 @@ def compress(
             ]
             table(f"{out}: would be made", ("", ""), rows)
         return
-    pool = make_pool(request, out, resume=resume, force=force, watch=progress)
+    with workers(cluster) if cluster else nullcontext(here) as make:
+        pool = make_pool(request, out, resume=resume, force=force, make=make, watch=progress)
     if json:
         emit(pool)
     else:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pdtool.artifacts import Plan, PoolMember, PoolModel, write_entry
+from pdtool.artifacts import Plan, PoolMember, PoolModel, entry_of
 from pdtool.compress.contract import Method, Task
 from pdtool.compress.costs import count, count_nonzero
 from pdtool.compress.masks import weight_layers, weight_of
@@ -23,7 +23,9 @@ from pdtool.errors import GateError, InputError, IntegrityError
 from pdtool.files import read_checked, read_limited, write_atomic
 from pdtool.jsonform import JsonValue, canonical, decode, encode, parse
 
-__all__ = ["Record", "make_member", "member_seed", "read_record", "recipe_key", "write_model"]
+__all__ = [
+    "CODE", "Made", "Record", "judge", "make_member", "member_seed", "model_files", "read_record", "recipe_key", "save",
+]  # fmt: skip
 
 CODE = 1  # raise when a change of this package changes what the same settings make
 
@@ -46,11 +48,16 @@ def recipe_key(settings: Mapping[str, JsonValue], seed: int) -> str:
     return hashlib.sha256(canonical({"code": CODE, "seed": seed, **settings})).hexdigest()
 
 
-def make_member(folder: Path, id: str, method: Method, task: Task, *, key: str) -> PoolMember:
-    """Make a member and write its weights, plan and, last, its record into the pool folder.
+@dataclass(frozen=True)
+class Made:
+    """A member, not yet saved: `files` are its weights and its plan, path in the pool's folder -> content."""
 
-    `task.original.net` is left as it is. A member that the method gives up (diverged, say) is not used.
-    """
+    member: PoolMember
+    files: Mapping[str, bytes]
+
+
+def make_member(id: str, method: Method, task: Task, *, key: str) -> Made:
+    """Make a member. `task.original.net` is left as it is. One that the method gives up (diverged, say) is not used."""
     original = task.original
     draft = method.start(task)
     net = draft.net
@@ -65,9 +72,10 @@ def make_member(folder: Path, id: str, method: Method, task: Task, *, key: str) 
     zeros = {layer: 1 - _nonzero(net, layer) / weight_of(net, layer).numel() for layer in task.layers}
     left = sum(_nonzero(net, layer) for layer in weight_layers(net))
     weights = sum(weight_of(original.net, layer).numel() for layer in weight_layers(original.net))
+    model, files = model_files(f"members/{id}", net, original, draft.history, task.held, metadata={"member": id})
     member = PoolMember(
         id=id,
-        model=write_model(folder, f"members/{id}", net, original, draft.history, task.held, metadata={"member": id}),
+        model=model,
         used=reason is None,
         reason=reason,
         seed=task.seed,
@@ -78,30 +86,41 @@ def make_member(folder: Path, id: str, method: Method, task: Task, *, key: str) 
         weight_rate=round(1 - left / max(weights, 1), 6),
         parameter_rate=round(rates.parameters, 6),
     )
-    write_atomic(folder / "members" / f"{id}.record.json", canonical(encode(Record(member=member))))
-    return member
+    return Made(member, files)
+
+
+def save(folder: Path, made: Made) -> None:
+    """Write a member's files and, last, its record into the pool folder. Raises InputError where the disk refuses."""
+    for path, data in made.files.items():
+        write_atomic(folder / path, data)
+    record = canonical(encode(Record(member=made.member)))
+    write_atomic(folder / "members" / f"{made.member.id}.record.json", record)
 
 
 def _nonzero(net: nn.Module, layer: str) -> int:
     return int(weight_of(net, layer).count_nonzero())
 
 
-def write_model(
-    folder: Path,
+def model_files(
     stem: str,
     net: nn.Module,
     original: Original,
     history: JsonValue,
     held: Labelled,
     metadata: dict[str, str],
-) -> PoolModel:
-    """Write `stem`.safetensors and `stem`.json (the plan) and measure the net on the held-out images."""
+) -> tuple[PoolModel, dict[str, bytes]]:
+    """Measure the net on the held-out images; and its files `stem`.safetensors and `stem`.json (the plan)."""
     costs = count(net, original.spec.input)
     left = count_nonzero(net, costs)
     plan = Plan(history=history, costs=costs, nonzero_weights=left.weights)
-    return PoolModel(
-        file=write_entry(folder, f"{stem}.safetensors", weights_bytes(net, original.metadata() | metadata)),
-        plan=write_entry(folder, f"{stem}.json", canonical(encode(plan))),
+    files = {
+        f"{stem}.safetensors": weights_bytes(net, original.metadata() | metadata),
+        f"{stem}.json": canonical(encode(plan)),
+    }
+    weights, plan_file = (entry_of(path, data) for path, data in files.items())
+    model = PoolModel(
+        file=weights,
+        plan=plan_file,
         macs=costs.macs,
         nonzero_macs=left.macs,
         parameters=costs.parameters,
@@ -109,6 +128,7 @@ def write_model(
         accuracy=round(accuracy(net, held.images, held.labels, original.preprocessing), 6),
         accuracy_images=len(held),
     )
+    return model, files
 
 
 def read_record(folder: Path, id: str) -> PoolMember | None:

@@ -1,7 +1,6 @@
 """Classifier to pool: many differently pruned, fine-tuned copies and what is needed to rebuild and judge them."""
 
-import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +8,13 @@ import numpy as np
 import pdtool
 from pdtool.artifacts import Pool, PoolMember, PoolModel, write_entry
 from pdtool.compress.folder import PoolFolder, open_pool
-from pdtool.compress.member import (
-    judge,
-    make_member,
-    member_seed,
-    recipe_key,
-    write_model,
-)
-from pdtool.compress.prepare import METHODS, PoolRequest, encode_settings, prepare
+from pdtool.compress.making import Job, Make, here
+from pdtool.compress.member import judge, member_seed, model_files, recipe_key, save
+from pdtool.compress.prepare import METHODS, PoolRequest, Prepared, encode_settings, prepare
 from pdtool.compress.split import Labelled, spread
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import weights_bytes
-from pdtool.compress.workplace import Wanted, workplace
+from pdtool.compress.workplace import Wanted, Workplace, workplace
 from pdtool.errors import GateError
 from pdtool.files import npz_bytes, sha256_bytes, write_atomic
 from pdtool.jsonform import canonical, encode
@@ -31,13 +25,21 @@ SAMPLES = 64  # held-out images kept in the pool
 
 
 def make_pool(
-    request: PoolRequest, out: Path, *, resume: bool = True, force: bool = False, watch: Watch = silent
+    request: PoolRequest,
+    out: Path,
+    *,
+    resume: bool = True,
+    force: bool = False,
+    make: Make = here,
+    watch: Watch = silent,
 ) -> Pool:
     """Make a pool in the folder `out` and return its pool.json.
 
     Members finished by an earlier, stopped run with the same settings are kept (unless `resume` is False); asking for
     more members adds to them. A folder that holds another pool is refused; with `force` it stays as it is until the
-    new pool is complete (`pdtool.compress.workplace`).
+    new pool is complete (`pdtool.compress.workplace`). `make` says where members are made; this process alone writes.
+    A member whose making ends with an error does not stop the others: the pool is written without it, then the first
+    such error is raised.
     Raises GateError where no member reaches the accuracy floor (the folder then is no pool, its members stay for the
     next run), InputError for data or weights that cannot be used and where another process is writing the pool,
     UsageError for settings that make no sense.
@@ -46,44 +48,17 @@ def make_pool(
     task, the = ready.task, ready.task.original
     wanted = Wanted(ready.key, request.seed, sha256_bytes(weights_bytes(the.net, the.metadata())))
     with workplace(out, wanted, resume=resume, force=force) as place:
-        out, kept = place.folder, place.kept
-        original = write_model(out, "original", the.net, the, [], task.held, {})
-        seen = write_entry(out, "seen.bin", ready.seen)
-        samples = write_entry(out, "samples.npz", samples_bytes(task.held))
+        original, files = model_files("original", the.net, the, [], task.held, {})
+        for path, data in files.items():
+            write_atomic(place.folder / path, data)
+        seen = write_entry(place.folder, "seen.bin", ready.seen)
+        samples = write_entry(place.folder, "samples.npz", samples_bytes(task.held))
         floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
-        made, given_up = list[PoolMember](), 0
-        steps = ready.method.steps(task)
-        ids = [_id(index) for index in range(request.members)]
-        with watch("compress", steps * sum(id not in kept for id in ids)) as watched:
-            for note in (*ready.notes, *place.notes):
-                watched.say(note)
-            watched.say(
-                f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, "
-                f"{original.file.bytes} bytes"
-            )
-            for index, id in enumerate(ids):
-                seed, begun = member_seed(request.seed, index), time.perf_counter()
-                member = kept.get(id) or make_member(
-                    out,
-                    id,
-                    ready.method,
-                    replace(task, seed=seed, tick=watched.advance),
-                    key=recipe_key(ready.key, seed),
-                )
-                given_up += not member.used
-                member = judge(member, floor)
-                made.append(member)
-                watched.say(_line(member, original, time.perf_counter() - begun, resumed=id in kept))
-        used = sum(member.used for member in made)
-        if used == 0:
-            (out / "pool.json").unlink(missing_ok=True)  # an earlier run's, with a lower floor
-            if given_up == len(made):
-                raise GateError(f"none of {len(made)} members can be used; {made[0].id}: {made[0].reason}")
-            best = max(member.model.accuracy for member in made)
-            raise GateError(
-                f"none of {len(made)} members reaches the accuracy floor {floor:.4f} (best {best:.4f}, original "
-                f"{original.accuracy:.4f}); lower --rate, raise --epochs or allow more with --max-drop"
-            )
+        members, errors = _members(request, ready, place, original, floor, make=make, watch=watch)
+        judged = tuple(judge(member, floor) for member in members)
+        if not any(member.used for member in judged):
+            (place.folder / "pool.json").unlink(missing_ok=True)  # an earlier run's, with a lower floor
+            raise next(iter(errors.values()), _none_used(members, floor, original))
         options = encode_settings(task.settings)
         pool = Pool(
             pdtool=pdtool.__version__,
@@ -101,10 +76,61 @@ def make_pool(
             seen=seen,
             samples=samples,
             original=original,
-            members=tuple(made),
+            members=judged,
         )
-        write_atomic(out / "pool.json", canonical(encode(pool)))
+        write_atomic(place.folder / "pool.json", canonical(encode(pool)))
+        if errors:
+            raise next(iter(errors.values()))
     return pool
+
+
+def _members(
+    request: PoolRequest,
+    ready: Prepared,
+    place: Workplace,
+    original: PoolModel,
+    floor: float,
+    *,
+    make: Make,
+    watch: Watch,
+) -> tuple[list[PoolMember], dict[str, Exception]]:
+    """All members, kept and made, in order; and the errors of those that could not be made."""
+    members, errors, jobs = dict[str, PoolMember](), dict[str, Exception](), list[Job]()
+    for index in range(request.members):
+        seed = member_seed(request.seed, index)
+        jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed)))
+    left = [job for job in jobs if job.id not in place.kept]
+    with watch("compress", ready.method.steps(ready.task) * len(left)) as watched:
+        for note in (*ready.notes, *place.notes):
+            watched.say(note)
+        watched.say(
+            f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, {original.file.bytes} bytes"
+        )
+        for job in jobs:
+            if job.id in place.kept:
+                members[job.id] = place.kept[job.id]
+                watched.say(_line(judge(members[job.id], floor), original, "kept from an earlier run"))
+        for outcome in make(request.method, ready.task, left, watched.advance):
+            id, made = outcome.job.id, outcome.made
+            if isinstance(made, Exception):
+                errors[id] = made
+                watched.say(f"{id}: FAILED ({type(made).__name__}: {made}); the same command tries it again")
+                continue
+            save(place.folder, made)
+            members[id] = made.member
+            watched.say(_line(judge(made.member, floor), original, f"in {outcome.seconds:.1f} s"))
+    return [members[job.id] for job in jobs if job.id in members], errors
+
+
+def _none_used(members: Sequence[PoolMember], floor: float, original: PoolModel) -> GateError:
+    if not any(member.used for member in members):  # the method gave them all up
+        reason = f"; {members[0].id}: {members[0].reason}" if members else ""
+        return GateError(f"none of {len(members)} members can be used{reason}")
+    best = max(member.model.accuracy for member in members)
+    return GateError(
+        f"none of {len(members)} members reaches the accuracy floor {floor:.4f} (best {best:.4f}, original "
+        f"{original.accuracy:.4f}); lower --rate, raise --epochs or allow more with --max-drop"
+    )
 
 
 def samples_bytes(held: Labelled) -> bytes:
@@ -114,18 +140,13 @@ def samples_bytes(held: Labelled) -> bytes:
     return npz_bytes({"images": images, "labels": few.labels})
 
 
-def _id(index: int) -> str:
-    return f"m{index:03d}"
-
-
-def _line(member: PoolMember, original: PoolModel, seconds: float, *, resumed: bool) -> str:
+def _line(member: PoolMember, original: PoolModel, how: str) -> str:
     state = "" if member.used else f"; NOT USED: {member.reason}"
-    kept = " (kept from an earlier run)" if resumed else f" in {seconds:.1f} s"
     model = member.model
     sparse = f" ({model.nonzero_macs / 1e6:.2f} M without zeros)" if model.nonzero_macs < model.macs else ""
     return (
         f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs{sparse}, {model.file.bytes} bytes, "
-        f"{_changed(member, original)}{kept}{state}"
+        f"{_changed(member, original)}, {how}{state}"
     )
 
 

@@ -122,6 +122,10 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: str) -> "TrainingSet":
+        """The same on another device."""
+        return TrainingSet(*(part.to(device) for part in (self.images, self.labels, self.mean, self.std)))
+
     def pixels(self, index: Tensor | slice) -> Tensor:
         """Those images as float32 (B, C, H, W) in [0, 1]."""
         return _as_pixels(self.images[index])

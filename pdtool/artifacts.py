@@ -17,7 +17,7 @@ from pdtool.jsonform import JsonValue
 
 __all__ = [
     "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
-    "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "write_entry",
+    "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "entry_of", "write_entry",
 ]  # fmt: skip
 
 
@@ -223,4 +223,9 @@ class Bundle:
 def write_entry(folder: Path, path: str, data: bytes) -> FileEntry:
     """Write the file `path` of an artefact's folder, atomically, and return its entry."""
     write_atomic(folder / path, data)
+    return entry_of(path, data)
+
+
+def entry_of(path: str, data: bytes) -> FileEntry:
+    """The entry of a file of those bytes."""
     return FileEntry(path=path, bytes=len(data), sha256=sha256_bytes(data))

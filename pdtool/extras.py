@@ -20,6 +20,8 @@ EXTRA_OF = {
     "sklearn": "compress",
     "PIL": "camera",
     "av": "camera",
+    "dask": "cluster",
+    "distributed": "cluster",
     "scipy": "calibrate",
     "foolbox": "evaluate",
     "jinja2": "evaluate",

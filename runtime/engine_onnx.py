@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.devices.memory import give_back, tune_malloc
 from pdtool.errors import InputError
 from pdtool.extras import require
-from pdtool.runtime.memory import give_back, tune_malloc
 
 __all__ = ["OnnxEngine"]
 

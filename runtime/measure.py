@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pdtool.devices.memory import give_back, peak_bytes, reset_peak, resident_bytes, tune_malloc
 from pdtool.errors import InputError
 from pdtool.images import Size
 from pdtool.jsonform import decode, encode
 from pdtool.runtime.engine_onnx import OnnxEngine
-from pdtool.runtime.memory import give_back, peak_bytes, reset_peak, resident_bytes, tune_malloc
 
 __all__ = ["Measured", "measure_models"]
 

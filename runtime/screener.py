@@ -14,11 +14,11 @@ from pdtool.artifacts import BundleModel
 from pdtool.calibration.evidence import graded
 from pdtool.calibration.table import CONTINUE, FLAG, table_of
 from pdtool.decisions import Calibration, Verdict
+from pdtool.devices.memory import held_bytes, parse_bytes
 from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.engine_onnx import OnnxEngine
-from pdtool.runtime.memory import held_bytes, parse_bytes
 from pdtool.runtime.residency import Need, Residency, need
 from pdtool.runtime.sources import Frame
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdtool.devices.memory import give_back, parse_bytes, peak_bytes, reset_peak, resident_bytes, tune_malloc
 from pdtool.errors import UsageError
-from pdtool.runtime.memory import give_back, parse_bytes, peak_bytes, reset_peak, resident_bytes, tune_malloc
 
 
 @pytest.mark.parametrize(
