@@ -77,7 +77,7 @@ def cluster(spec: str) -> Iterator[Make]:
             threads_per_worker=1,  # of Dask: one member at a time
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would listen on a fixed port
             memory_limit=0,  # or Dask kills workers that it thinks too large
             local_directory=scratch,
             silence_logs=logging.CRITICAL,

@@ -72,7 +72,8 @@ def random_counts(units: Sequence[Unit], rate: float, rng: np.random.Generator, 
     drawn uniformly and the draws are scaled (towards 0 or towards the most allowed) until their mean, weighted by
     the units' filters, is `rate`. The most allowed leaves a unit a fifth of what `rate` would leave it, at least
     one channel. Counts are then rounded so that the total removed is as near to the rate as whole channels allow:
-    one by one, then, where units lose several filters at once, some more in one unit for some fewer in another.
+    one by one, then, where units lose several filters at once, some more in one unit for some fewer in another, and
+    one by one again.
     With `round_to` units keep a multiple of so many channels, those that have no more stay whole, and the total is as
     near to the rate as changes of one unit at a time bring it.
     """
@@ -91,18 +92,32 @@ def random_counts(units: Sequence[Unit], rate: float, rng: np.random.Generator, 
         shares = most - (most - shares) * ((room - target) / (room - drawn) if room > drawn else 0.0)
     counts = np.minimum(np.floor(shares * positions + 0.5).astype(int), positions - 1)
     goal = rate * float(filters.sum())
-    for _ in range(int(positions.sum())):  # each round brings the total nearer; the rounding nearest to the draw first
+    wanted = shares * positions
+    counts = _one_by_one(counts, positions, step, goal, wanted)
+    counts = _one_by_one(counts + _last_changes(counts, positions, step, goal), positions, step, goal, wanted)
+    return [int(count) for count in (counts if round_to == 1 else _rounded(units, counts, step, goal, round_to))]
+
+
+def _one_by_one(
+    counts: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    step: NDArray[np.float64],
+    goal: float,
+    wanted: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Counts changed by one at a time, the rounding nearest to `wanted` first, while the total comes nearer to goal."""
+    counts = counts.copy()
+    for _ in range(int(positions.sum())):
         error = float((counts * step).sum()) - goal
         change = -1 if error > 0 else 1
         after = np.abs(error + change * step)
         allowed = (counts + change >= 0) & (counts + change <= positions - 1) & (after < abs(error) - 1e-9)
         if not allowed.any():
             break
-        distance = np.abs(counts + change - shares * positions)
+        distance = np.abs(counts + change - wanted)
         best = min(np.flatnonzero(allowed), key=lambda i: (round(float(after[i]), 9), distance[i], i))
         counts[best] += change
-    counts = counts + _last_changes(counts, positions, step, goal)
-    return [int(count) for count in (counts if round_to == 1 else _rounded(units, counts, step, goal, round_to))]
+    return counts
 
 
 def _allowed(unit: Unit, multiple: int) -> list[int]:

@@ -177,6 +177,9 @@ def fit(
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
     )
+    device = device_of(net)
+    half = half_of(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         for model in filter(None, (net, teacher)):
@@ -190,16 +193,20 @@ def fit(
             if hooks.augment is not None:
                 pixels, labels = hooks.augment(pixels, labels, generator)
             inputs = ((pixels - data.mean) / data.std).contiguous(memory_format=FORMAT)
-            logits = net(inputs)
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                logits = net(inputs)
+            logits = logits.float()
             loss = _loss(logits, labels, recipe, teacher, inputs)
             if hooks.loss is not None:
                 loss = loss + hooks.loss(net, inputs, labels, logits)
             if not math.isfinite(loss.item()):
                 raise GateError(f"training diverged: the loss is {loss.item()} after {step} steps; lower --lr")
             optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(scaler.scale(loss))
+            scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             if hooks.after_step is not None:
                 hooks.after_step(net)
             tick(1)
@@ -210,6 +217,16 @@ def fit(
     for parameter in net.parameters():
         parameter.grad = None
     return time.perf_counter() - started
+
+
+def half_of(device: torch.device) -> torch.dtype | None:
+    """The type that forward passes may use beside float32 (mixed precision); None where there is none to gain by.
+
+    On GPUs bfloat16, or float16 where they lack it. On CPUs none: those without instructions for it are slower.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def _batches(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:

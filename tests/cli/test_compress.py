@@ -40,7 +40,7 @@ def test_a_pool_is_made_with_a_line_a_member_and_a_table(weights: Path, tmp_path
     assert [member.id for member in open_pool(tmp_path / "POOL").pool.members] == ["m000", "m001"]
     lines = result.stderr.splitlines()
     assert lines[0].startswith("original: accuracy 0.")
-    assert lines[1].startswith("m000: accuracy 0.") and "50 % of channels removed in" in lines[1]
+    assert lines[1].startswith("m000: accuracy 0.") and "50 % of channels removed, in" in lines[1]
     assert f"next: pdtool export {tmp_path / 'POOL'}" in lines[-1]
     assert "random-channel, accuracy on" in result.stdout and "m001" in result.stdout
     again = run(weights, tmp_path / "POOL")
@@ -62,7 +62,7 @@ def test_zeros_are_told_from_what_an_engine_runs(weights: Path, tmp_path: Path) 
     notes = result.stderr.splitlines()
     assert "engines without sparse tensor cores run members as dense as the original" in notes[0]
     assert "without the pattern, are zeroed in conv1, conv2" in notes[0]
-    assert "0.42 M MACs (0.21 M without zeros)" in notes[2] and "50 % of weights zero in" in notes[2]
+    assert "0.42 M MACs (0.21 M without zeros)" in notes[2] and "50 % of weights zero, in" in notes[2]
     row = next(line for line in result.stdout.splitlines() if "m001" in line)
     assert [cell.strip() for cell in row.split("│")][3:5] == ["0.42", "0.21"] and "50.0 %" in row
 

@@ -1,5 +1,6 @@
 """One small classifier, trained once a session on scikit-learn's digits, and the odd nets that users bring."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import ModelSpec, build
 from pdtool.compress.original import Original, Trained, train_original
-from pdtool.compress.pool import PoolRequest
+from pdtool.compress.pool import PoolRequest, make_pool
 from pdtool.compress.training import RECIPES
 from pdtool.compress.weights import save_weights
 from pdtool.data import load_data
@@ -30,6 +31,17 @@ def request_of(trained: Trained) -> PoolRequest:
     """Two quickly tuned members of it; tests change what they are about with `dataclasses.replace`."""
     recipe = replace(RECIPES["paper"], epochs=2)
     return PoolRequest(weights=Path(trained.file), data="digits", members=2, recipe=recipe, max_drop=0.5)
+
+
+@pytest.fixture
+def pool_of(request_of: PoolRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished pool of `request_of`, made once and copied for every test."""
+    made = tmp_path_factory.getbasetemp() / "made-pool"
+    if not made.exists():
+        make_pool(request_of, made)
+    copied = tmp_path_factory.mktemp("pool") / "POOL"
+    shutil.copytree(made, copied)
+    return copied
 
 
 @pytest.fixture(scope="session")

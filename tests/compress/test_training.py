@@ -13,7 +13,7 @@ from pdtool.compress.models import ModelSpec, Normalised, build
 from pdtool.compress.original import Trained, load_original, pick_device, train_original
 from pdtool.compress.prune import prune
 from pdtool.compress.split import Labelled, align, hold_back
-from pdtool.compress.training import RECIPES, Hooks, Recipe, TrainingSet, accuracy, fit, predict
+from pdtool.compress.training import RECIPES, Hooks, Recipe, TrainingSet, accuracy, fit, half_of, predict
 from pdtool.compress.weights import load_weights, save_weights
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, UsageError
@@ -64,6 +64,25 @@ def test_dropout_is_seeded_too(training: TrainingSet) -> None:
         fit(nets[-1], training, SHORT, seed=1)
     assert torch.equal(nets[0].get_parameter("2.weight"), nets[1].get_parameter("2.weight"))
     assert nets[0].get_parameter("2.weight").abs().max() > 0
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_mixed_precision_learns_as_well(
+    training: TrainingSet, digits: tuple[Labelled, Labelled], half: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets = [lenet(), lenet()]
+    recipe = replace(SHORT, epochs=6)
+    fit(nets[0], training, recipe, seed=0)
+    monkeypatch.setattr("pdtool.compress.training.half_of", lambda device: half)
+    fit(nets[1], training, recipe, seed=0)
+    first, second = (accuracy(net, digits[1].images, digits[1].labels, GREY) for net in nets)
+    assert second > first - 0.1 > 0.6
+    weights = [net.get_parameter("conv1.weight") for net in nets]
+    assert weights[1].dtype == torch.float32 and not torch.equal(weights[0], weights[1])
+
+
+def test_half_precision_is_for_gpus_alone() -> None:
+    assert half_of(torch.device("cpu")) is None
 
 
 def test_every_step_is_counted(training: TrainingSet) -> None:

@@ -1,0 +1,215 @@
+"""Members made by real worker processes, some of which are killed on the way."""
+
+import os
+import pickle
+import signal
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdtool.compress import cluster as module
+from pdtool.compress.cluster import cluster, device_of_worker
+from pdtool.compress.making import Make
+from pdtool.compress.pool import PoolRequest, make_pool, open_pool
+from pdtool.compress.training import RECIPES
+from pdtool.errors import InputError, MissingError, UsageError
+
+distributed = pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Make]:
+    with cluster("local:2") as make:
+        yield make
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def workers(but: Collection[int] = ()) -> list[int]:
+    """Process ids of the workers that this process started, less those in `but`."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        if (
+            "spawn_main" in " ".join(child.cmdline())
+            and child.status() != psutil.STATUS_ZOMBIE
+            and child.pid not in but
+        ):
+            found.append(child.pid)
+    return found
+
+
+class Lines:
+    """A watch that calls `at` with every line said."""
+
+    def __init__(self, at: Any) -> None:
+        self.at, self.steps, self.total = at, 0, 0
+
+    def __call__(self, label: str, total: int | None) -> "Lines":
+        self.total = total or 0
+        return self
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+
+    def say(self, text: str) -> None:
+        self.at(text)
+
+
+def test_workers_make_the_same_bytes_as_one_process(two: Make, request_of: PoolRequest, tmp_path: Path) -> None:
+    request = replace(request_of, members=5)
+    lines: list[str] = []
+    watch = Lines(lines.append)
+    make_pool(request, tmp_path / "one")
+    pool = make_pool(request, tmp_path / "many", make=two, watch=watch)
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+    assert [member.id for member in pool.members] == ["m000", "m001", "m002", "m003", "m004"]
+    assert watch.steps == watch.total > 0
+    assert sum(line.startswith("m00") for line in lines) == 5
+
+
+def test_finished_members_are_not_made_again(two: Make, request_of: PoolRequest, tmp_path: Path) -> None:
+    make_pool(request_of, tmp_path / "P")
+    before = files(tmp_path / "P")
+    lines: list[str] = []
+    make_pool(replace(request_of, members=3), tmp_path / "P", make=two, watch=Lines(lines.append))
+    assert sum("kept from an earlier run" in line for line in lines) == 2
+    assert {name: data for name, data in files(tmp_path / "P").items() if name in before and name != "pool.json"} == {
+        name: data for name, data in before.items() if name != "pool.json"
+    }
+
+
+def test_the_data_travels_once_not_once_a_member(
+    two: Make, request_of: PoolRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, list[int]] = {"scatter": [], "submit": []}
+    scatter, submit = distributed.Client.scatter, distributed.Client.submit
+
+    def scattering(self: Any, data: Any, **options: Any) -> Any:
+        sent["scatter"].append(len(pickle.dumps(data)))
+        return scatter(self, data, **options)
+
+    def submitting(self: Any, function: Any, *arguments: Any, **options: Any) -> Any:
+        sent["submit"].append(sum(len(pickle.dumps(a)) for a in arguments if not isinstance(a, distributed.Future)))
+        return submit(self, function, *arguments, **options)
+
+    monkeypatch.setattr(distributed.Client, "scatter", scattering)
+    monkeypatch.setattr(distributed.Client, "submit", submitting)
+    make_pool(replace(request_of, members=4), tmp_path / "P", make=two)
+    assert len(sent["scatter"]) == 1 and sent["scatter"][0] > 800_000  # 889 digits of 32 x 32
+    assert len(sent["submit"]) == 4 and max(sent["submit"]) < 2_000
+
+
+def test_a_killed_worker_s_member_is_made_again(request_of: PoolRequest, tmp_path: Path) -> None:
+    request = replace(request_of, members=4, recipe=replace(request_of.recipe, epochs=8))
+    killed, others = list[int](), set(workers())
+
+    def kill(text: str) -> None:
+        if text.startswith("m00") and not killed:  # one is finished: both workers are busy
+            killed.append(workers(others)[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with cluster("local:2") as make:
+        make_pool(request, tmp_path / "P", make=make, watch=Lines(kill))
+    assert killed and all(member.used for member in open_pool(tmp_path / "P").pool.members)
+    make_pool(request, tmp_path / "one")
+    assert files(tmp_path / "P") == files(tmp_path / "one")
+
+
+def test_the_data_is_sent_again_when_no_worker_is_left_that_holds_it(request_of: PoolRequest, tmp_path: Path) -> None:
+    killed, others = list[int](), set(workers())
+
+    def kill(text: str) -> None:
+        if text.startswith("m00") and not killed:
+            killed.extend(workers(others))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    with cluster("local:1") as make:
+        pool = make_pool(replace(request_of, members=3), tmp_path / "P", make=make, watch=Lines(kill))
+    assert len(killed) == 1 and len(pool.members) == 3
+
+
+def test_workers_of_another_s_scheduler_and_a_model_of_the_user_s_own(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pdtool.compress.models import ModelSpec, build
+    from pdtool.compress.original import load_original
+    from pdtool.compress.weights import save_weights
+
+    (tmp_path / "our_own.py").write_text(
+        "from pdtool.compress.models import ModelSpec, build\n"
+        "def net():\n    return build(ModelSpec.parse('lenet5:width=6,classes=10,input=1x32x32'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = ModelSpec.parse("our_own:net:classes=10,input=1x32x32")
+    build(spec)
+    original, _ = load_original(Path(trained.file))
+    save_weights(tmp_path / "w.safetensors", original.net, {})
+    request = PoolRequest(
+        weights=tmp_path / "w.safetensors", data="digits", model=str(spec), members=1, max_drop=1.0,
+        recipe=replace(RECIPES["paper"], epochs=1),
+    )  # fmt: skip
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as theirs,
+        cluster(theirs.scheduler_address) as make,
+    ):
+        assert theirs.scheduler_address.startswith("tcp://127.0.0.1:")
+        pool = make_pool(request, tmp_path / "P", make=make)
+    assert pool.members[0].used and pool.model == str(spec)
+
+
+@pytest.mark.parametrize("spec", ["local", "local:0", "local:-1", "local:two", "127.0.0.1:8786", "tcp://nowhere", ""])
+def test_another_spec_is_a_usage_error(spec: str) -> None:
+    with pytest.raises(UsageError, match=r"expected local:N, such as local:2, or tcp://HOST:PORT"), cluster(spec):
+        raise AssertionError("no cluster was named")
+
+
+def test_no_scheduler_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAIT", 1)
+    with pytest.raises(InputError, match="no scheduler answers .*dask scheduler"), cluster("tcp://127.0.0.1:9"):
+        raise AssertionError("nobody listens there")
+
+
+def test_a_cluster_that_loses_every_worker_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, request_of: PoolRequest
+) -> None:
+    rounds: list[int] = []
+
+    def lost(*arguments: object) -> Iterator[object]:
+        rounds.append(1)
+        return iter(())
+
+    monkeypatch.setattr(module, "_round", lost)
+    from pdtool.compress.making import Job
+    from pdtool.compress.prepare import prepare
+
+    make = module._maker(None, None, None)
+    with pytest.raises(InputError, match="lost all its workers 3 times .*finished members are kept"):
+        list(make("random-channel", prepare(request_of).task, [Job("m000", 1, "k")], lambda steps: None))
+    assert len(rounds) == 3
+
+
+def test_workers_with_another_version_are_refused() -> None:
+    with pytest.raises(MissingError, match="has pdtool 0.0.1, here it is .*install the same on every worker"):
+        module._check({"tcp://a:1": ("0.0.1", 1)})
+    module._check({"tcp://a:1": module._code()})
+
+
+def test_each_worker_has_its_own_gpu() -> None:
+    assert [device_of_worker(name, 2) for name in (0, 1, 2)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_of_worker("tcp://10.0.0.7:39201", 4) == "cuda:0"  # it sees its own first
+    with pytest.raises(MissingError, match="no GPU that torch can use"):
+        device_of_worker(0, 0)
