@@ -1,16 +1,22 @@
 """`pdtool compress`: a classifier becomes a pool of pruned copies of it."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pdtool.artifacts import Pool, PoolMember, PoolModel
 from pdtool.cli import options
 from pdtool.cli.output import emit, mib, note, percent, progress, set_quiet, table
-from pdtool.errors import UsageError
+from pdtool.errors import GateError, UsageError
+from pdtool.wording import duration
+
+if TYPE_CHECKING:
+    from pdtool.compress.plan import PoolPlan, Spread
+    from pdtool.compress.prepare import PoolRequest
+    from pdtool.devices.catalogue import DeviceProfile
 
 
 def compress(
@@ -75,6 +81,12 @@ def compress(
         str | None,
         typer.Option(help="Make members at once: local:N, N processes here, or tcp://HOST:PORT of a Dask scheduler."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="With --dry-run or --report: does the pool fit this board (`pdtool devices`)?")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report here: what the pool costs, how apart its members err.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Keep finished members of a run that was stopped.")] = True,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -88,8 +100,15 @@ def compress(
     from pdtool.compress.methods import check_options, method_named
     from pdtool.compress.plan import plan_pool
     from pdtool.compress.pool import PoolRequest, make_pool
+    from pdtool.compress.summary import summary
     from pdtool.compress.training import RECIPES
+    from pdtool.devices.catalogue import find
 
+    if device is not None and not dry_run and report is None:
+        raise UsageError(
+            "--device names a board that the pool should fit, for --dry-run and --report; where to train: --train-on"
+        )
+    board = find(device) if device is not None else None
     single = method_named(method).single
     training = {"epochs": epochs is not None, "recipe": recipe is not None, "flip": flip}
     check_options(method, [name for name, given in training.items() if given])
@@ -120,51 +139,95 @@ def compress(
         std=options.numbers("--std", std),
         device=train_on,
     )
+    if report is not None:
+        from pdtool.evaluation.pool_report import check_pool_report
+
+        check_pool_report(report, out)
     if dry_run:
-        plan = plan_pool(request)
+        plan = plan_pool(request, board)
         for line in plan.notes:
             note(line)
         if json:
             emit(plan)
         else:
-            size = plan.original_bytes + plan.members * plan.member_bytes
-            rows = [
-                ("model", plan.model),
-                ("members", f"{plan.members} of about {mib(plan.member_bytes)}, original {mib(plan.original_bytes)}"),
-                ("disk", mib(size)),
-                ("time", f"about {plan.seconds:.0f} s ({plan.steps} steps a member)"),
-                ("layers changed", f"{plan.units} units; left whole: {', '.join(plan.left_whole) or 'none'}"),
-            ]
-            table(f"{out}: would be made", ("", ""), rows)
+            table(f"{out}: would be made", ("", ""), _plan_rows(plan, request.floor(plan.original_accuracy)))
+        if plan.board is not None and not (fit := plan.board.fp32).fits:
+            raise GateError(
+                f"the weights of all models take {fit.need_bytes / 1e9:.1f} GB at fp32, {plan.board.name} has "
+                f"{fit.memory_bytes / 1e9:g} GB: screen with --memory-budget or make fewer members"
+            )
         return
     with workers(cluster) if cluster else nullcontext(here) as make:
         pool = make_pool(request, out, resume=resume, force=force, make=make, watch=progress)
     if json:
         emit(pool)
     else:
-        _show(pool, out)
+        drawn = summary(pool)
+        title = f"{out}: {pool.method}, accuracy on {pool.original.accuracy_images} held-out images"
+        unused = {member.id for member in pool.members if not member.used}
+        rows = [(*row, "not used" if row[0] in unused else "") if unused else row for row in drawn.rows]
+        table(title, (*drawn.headers, "") if unused else drawn.headers, rows, drawn.used)
+    if report is not None:
+        _write_report(report, request, out, board)
+        note(f"report: {report}")
+    if not json:
+        note(f"next: pdtool export {out} --out BUNDLE")
 
 
-def _show(pool: Pool, out: Path) -> None:
-    rows = [_row("original", pool.original)]
-    rows += [_row(member.id, member.model, member) for member in pool.members]
-    title = f"{out}: {pool.method}, accuracy on {pool.original.accuracy_images} held-out images"
-    headers = (
-        "model",
-        "accuracy",
-        "M MACs",
-        "without zeros",
-        "file",
-        "channels removed",
-        "weights removed or zero",
-        "",
+def _write_report(report: Path, request: "PoolRequest", out: Path, board: "DeviceProfile | None") -> None:
+    """Measure the finished pool on the images that it was judged on."""
+    from pdtool.compress.folder import open_pool
+    from pdtool.compress.original import pick_device
+    from pdtool.compress.prepare import held_out
+    from pdtool.evaluation.pool_report import write_pool_report
+    from pdtool.evaluation.pool_study import study
+
+    folder = open_pool(out, model=request.model)
+    done = study(
+        folder,
+        held_out(request),
+        floor=request.floor(folder.pool.original.accuracy),
+        board=board,
+        place=pick_device(request.device),
+        watch=progress,
     )
-    table(title, headers, rows)
-    note(f"next: pdtool export {out} --out BUNDLE")
+    write_pool_report(report, done)
 
 
-def _row(id: str, model: PoolModel, member: PoolMember | None = None) -> tuple[str, ...]:
-    channels, weights = (0.0, 0.0) if member is None else (member.channel_rate, member.weight_rate)
-    used = "" if member is None or member.used else "not used"
-    macs, left = (f"{count / 1e6:.2f}" for count in (model.macs, model.nonzero_macs))
-    return id, percent(model.accuracy), macs, left, mib(model.file.bytes), percent(channels), percent(weights), used
+def _plan_rows(plan: "PoolPlan", floor: float) -> list[tuple[str, str]]:
+    seconds = plan.seconds
+    left_whole = ", ".join(plan.left_whole) or "none"
+    rows = [
+        ("model", plan.model),
+        ("original", f"{_millions(plan.original_macs)}, {mib(plan.original_bytes)}"),
+        ("its accuracy", f"{percent(plan.original_accuracy)} of {plan.held_images} held-out images"),
+        ("members", f"{plan.members}, used with an accuracy of at least {percent(floor)}"),
+        ("a member", f"{_spread(plan.member_macs, _millions)}, {_spread(plan.member_bytes, mib)}"),
+        ("disk", mib(plan.bytes)),
+        (
+            "memory, all models loaded",
+            f"at least {mib(4 * plan.parameters)} at fp32, {mib(2 * plan.parameters)} at fp16 (weights alone)",
+        ),
+        ("layers changed", f"{plan.units} units; left whole: {left_whole}"),
+        ("time, one after another", f"about {duration(seconds.mean)}"),
+        (
+            "",
+            f"{duration(seconds.least)} to {duration(seconds.most)}, as {plan.timed} of {plan.members * plan.steps:,} "
+            f"{'steps' if plan.steps > 1 else 'members'} took just now",
+        ),
+    ]
+    if plan.board is not None:
+        fit = plan.board.fp32
+        verdict = "fits" if fit.fits else "DOES NOT FIT"
+        rows.append((plan.board.name, f"{verdict}: {percent(fit.share)} of {fit.memory_bytes / 1e9:g} GB at fp32"))
+        rows.append(("", fit.note))
+    return rows
+
+
+def _spread(of: "Spread", text: Callable[[float], str]) -> str:
+    least, most = text(of.least), text(of.most)
+    return text(of.mean) if least == most else f"{text(of.mean)} ({least} to {most})"
+
+
+def _millions(macs: float) -> str:
+    return f"{macs / 1e6:.2f} M MACs"

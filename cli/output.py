@@ -29,18 +29,21 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A result as a table on stdout; the first column is text, the others are right-aligned."""
+def table(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[object]], last: Sequence[Sequence[object]] = ()
+) -> None:
+    """A result as a table on stdout; the first column is text, the others are right-aligned; a line before `last`."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text  # brackets in a folder's name are not markup
 
-    drawn = Table(title=Text(title, style="bold"), title_justify="left")
+    drawn = Table()
     for i, header in enumerate(headers):
         drawn.add_column(Text(header), justify="left" if i == 0 else "right")
-    for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
+    for i, row in enumerate((*rows, *last)):
+        drawn.add_row(*(Text(str(cell)) for cell in row), end_section=i == len(rows) - 1)
     console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(Text(title, style="bold"), soft_wrap=True)  # a table's own title is broken at the table's width
     console.print(drawn)
     sys.stdout.flush()  # before notes on stderr that come after it
 

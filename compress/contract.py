@@ -38,7 +38,7 @@ class Task:
 
     `units` are what may lose channels (for methods that prune channels), `layers` the names of the convolutions and
     linear layers whose weights may be zeroed or mutated (for the others). `held` are the images that accuracies are
-    measured on. `tick(1)` is to be called as often as `Method.steps` says.
+    measured on. `tick(1)` is to be called as often as `Method.steps` says, `tick(0)` within a step that may be long.
     """
 
     original: Original

@@ -126,6 +126,7 @@ def _method(operator: Operator) -> Method:
         layers, first = layers_of(task), copy.deepcopy(net.state_dict())
         generator = torch.Generator().manual_seed(task.seed)
         for draw in range(1, DRAWS + 1):
+            task.tick(0)
             net.load_state_dict(first)
             with torch.no_grad():
                 changed = operator(net, layers, rate, generator)

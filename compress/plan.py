@@ -1,24 +1,62 @@
-"""What making a pool would take, before it is made: one member is started and tuned for a few steps."""
+"""What making a pool would take, before it is made: a few members are started, one or more trained for some steps."""
 
 import time
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
+from pdtool.compress.contract import Draft
+from pdtool.compress.costs import count, count_nonzero
 from pdtool.compress.member import member_seed
-from pdtool.compress.prepare import PoolRequest, prepare
+from pdtool.compress.prepare import PoolRequest, Prepared, prepare
+from pdtool.compress.training import accuracy, estimate_norms
 from pdtool.compress.weights import weights_bytes
+from pdtool.devices.catalogue import DeviceProfile
+from pdtool.devices.roofline import ITEM_BYTES, Fit, fits
 from pdtool.errors import GateError
 
-__all__ = ["PoolPlan", "plan_pool"]
+__all__ = ["BoardFit", "PoolPlan", "Spread", "fits_board", "plan_pool"]
+
+STARTED = 8  # members that are started to see how large they are
+STEPS = 100  # steps that are timed
+WARM = 3  # steps before them: memory is allocated in the first ones
+PATIENCE = 2.0  # seconds after which fewer will do
+AT_MOST = 10.0  # seconds after which a single step is given up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Several figures of one kind."""
+
+    mean: float
+    least: float
+    most: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Spread":
+        """Of one figure at least."""
+        return Spread(mean=float(np.mean(values)), least=min(values), most=max(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardFit:
+    """Whether the weights of all models fit a board of the catalogue at once, in two number formats."""
+
+    id: str
+    name: str
+    fp32: Fit
+    fp16: Fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolPlan:
-    """What making a pool would take: `seconds` from a few measured training steps of one member.
+    """What making a pool would take. Sizes and MACs are those of the first `started` members, before any training.
 
     `units` are what may be pruned or mutated, each for itself: layers that lose channels together, or layers.
+    `parameters`: of the original and all members. `seconds`: for all members, one after another in this process, data
+    included; `least` and `most` if every step took as long as the fastest and slowest tenth of the `timed` steps.
     """
 
     model: str
@@ -28,45 +66,145 @@ class PoolPlan:
     left_whole: dict[str, str]
     train_images: int
     held_images: int
-    steps: int  # a member
+    original_accuracy: float
     original_bytes: int
-    member_bytes: int
-    seconds: float
+    original_macs: int
+    started: int
+    member_bytes: Spread
+    member_macs: Spread
+    parameters: int
+    board: BoardFit | None
+    steps: int  # a member
+    timed: int
+    seconds: Spread
     notes: tuple[str, ...]
 
+    @property
+    def bytes(self) -> float:
+        """Of all weights on disk."""
+        return self.original_bytes + self.members * self.member_bytes.mean
 
-def plan_pool(request: PoolRequest) -> PoolPlan:
-    """What `make_pool` would do, without writing anything: one member is pruned and trained for a few steps."""
+
+def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolPlan:
+    """What `make_pool` would do, without writing anything; `board`: does the pool fit it?
+
+    Takes some seconds beside reading the data. Raises as `make_pool` for what cannot be used.
+    """
+    begun = time.perf_counter()
     ready = prepare(request)
-    times = [time.perf_counter()]
+    task, the = ready.task, ready.task.original
+    right = accuracy(the.net, task.held.images, task.held.labels, the.preprocessing)
+    costs = count(the.net, the.spec.input)
+    once = time.perf_counter() - begun
+    sizes, start = _sizes(ready, request)
+    macs, lengths, parameters = zip(*sizes, strict=True)
+    typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
+    finish = _finish(ready, request, typical)
+    timed, notes = _timed(ready, request, typical)
+    steps = ready.method.steps(task)
 
-    def tick(count: int) -> None:
-        times.append(time.perf_counter())
-        if len(times) > 20 or times[-1] - times[0] > 5.0:
-            raise _Enough
+    def whole(step: float) -> float:
+        return round(once + request.members * (start + steps * step + finish), 3)
 
-    task = replace(ready.task, seed=member_seed(request.seed, 0), tick=tick)
-    draft = ready.method.start(task)
-    member_bytes, steps = len(weights_bytes(draft.net, {})), ready.method.steps(task)
-    times = [time.perf_counter()]
-    with suppress(_Enough, GateError):
-        ready.method.tune(task, draft.net)
-    taken = np.diff(times)
-    a_step = float(np.median(taken[1:] if len(taken) > 1 else taken)) if len(taken) else 0.0
+    step = np.array(timed or [0.0])
+    parameters_in_all = costs.parameters + round(request.members * float(np.mean(parameters)))
     return PoolPlan(
-        model=str(task.original.spec),
-        classes=len(task.original.classes),
+        model=str(the.spec),
+        classes=len(the.classes),
         members=request.members,
         units=len(task.units) or len(task.layers),
         left_whole=ready.whole,
         train_images=len(task.training),
         held_images=len(task.held),
+        original_accuracy=round(right, 6),
+        original_bytes=len(weights_bytes(the.net, {})),
+        original_macs=costs.macs,
+        started=len(sizes),
+        member_bytes=Spread.of(lengths),
+        member_macs=Spread.of(macs),
+        parameters=parameters_in_all,
+        board=None if board is None else fits_board(parameters_in_all, board),
         steps=steps,
-        original_bytes=len(weights_bytes(task.original.net, {})),
-        member_bytes=member_bytes,
-        seconds=round(a_step * steps * request.members, 3),
-        notes=ready.notes,
+        timed=len(timed),
+        seconds=Spread(
+            mean=whole(float(step.mean())),
+            least=whole(float(np.quantile(step, 0.1))),
+            most=whole(float(np.quantile(step, 0.9))),
+        ),
+        notes=(*ready.notes, *notes),
     )
+
+
+def fits_board(parameters: int, board: DeviceProfile) -> BoardFit:
+    """Whether models of so many parameters in all fit the board: by their weights alone, the least that they take."""
+    basis = "estimate from the weights alone: engines and their scratch take more, pdtool export measures it"
+    return BoardFit(
+        id=board.id,
+        name=board.name,
+        fp32=fits(parameters * ITEM_BYTES["fp32"], board, basis=basis),
+        fp16=fits(parameters * ITEM_BYTES["fp16"], board, basis=basis),
+    )
+
+
+def _draft(ready: Prepared, request: PoolRequest, index: int) -> Draft:
+    return ready.method.start(replace(ready.task, seed=member_seed(request.seed, index)))
+
+
+def _sizes(ready: Prepared, request: PoolRequest) -> tuple[list[tuple[int, int, int]], float]:
+    """(MACs, bytes, parameters) of the first members, and the seconds that it takes to start one."""
+    begun, sizes = time.perf_counter(), list[tuple[int, int, int]]()
+    while not sizes or (len(sizes) < min(request.members, STARTED) and time.perf_counter() < begun + PATIENCE):
+        net = _draft(ready, request, len(sizes)).net
+        costs = count(net, ready.task.original.spec.input)
+        sizes.append((costs.macs, len(weights_bytes(net, {})), costs.parameters))
+    return sizes, (time.perf_counter() - begun) / len(sizes)
+
+
+def _finish(ready: Prepared, request: PoolRequest, index: int) -> float:
+    """Seconds for what is done with a member beside its steps."""
+    task, net = ready.task, _draft(ready, request, index).net
+    begun = time.perf_counter()
+    if ready.recipe:
+        estimate_norms(net, task.training, task.recipe.norm_images)
+    norms = time.perf_counter() - begun
+    accuracy(net, task.held.images, task.held.labels, task.original.preprocessing)
+    count_nonzero(net, count(net, task.original.spec.input))
+    # batch norm is estimated after every round, all else once
+    return time.perf_counter() - begun + norms * ((task.settings.rounds or 1) - 1)
+
+
+def _timed(ready: Prepared, request: PoolRequest, first: int) -> tuple[list[float], tuple[str, ...]]:
+    """Seconds of steps, of member `first` and, where it has few, of others; and what went wrong with them."""
+    steps = request.members * ready.method.steps(ready.task)
+    warm = WARM if ready.recipe and steps > 2 * WARM else 0  # a method that does not train has a step a member
+    taken, notes = list[float](), list[str]()
+    begun = last = time.perf_counter()
+
+    def tick(count: int) -> None:
+        nonlocal last, warm
+        now = time.perf_counter()
+        if count and warm:
+            warm, last = warm - 1, now
+        elif count:
+            taken.append((now - last) / count)
+            last = now
+        if len(taken) >= STEPS or now > begun + (PATIENCE if taken else AT_MOST):
+            raise _Enough
+
+    try:
+        for index in chain([first], (index for index in range(request.members) if index != first)):
+            net, before = _draft(ready, request, index).net, len(taken)
+            last = time.perf_counter()
+            try:
+                ready.method.tune(replace(ready.task, seed=member_seed(request.seed, index), tick=tick), net)
+            except GateError as error:
+                notes.append(f"m{index:03d}: {error}")
+                taken += [time.perf_counter() - last] if len(taken) == before else []
+    except _Enough:
+        if not taken:
+            taken.append(time.perf_counter() - last)
+            notes.append(f"a step took more than {AT_MOST:.0f} s: the time is the least that it can take")
+    return taken, tuple(notes)
 
 
 class _Enough(Exception):

@@ -12,7 +12,7 @@ from pdtool.compress.methods import METHODS, check_options, method_named
 from pdtool.compress.original import Original, load_labelled, original_of, pick_device, read_weights
 from pdtool.compress.prune import Unit, find_units
 from pdtool.compress.rates import check_rate
-from pdtool.compress.split import align, hold_back
+from pdtool.compress.split import Labelled, align, hold_back
 from pdtool.compress.training import RECIPES, Recipe, TrainingSet
 from pdtool.compress.weights import weights_bytes
 from pdtool.data import load_data, pixel_hashes
@@ -20,7 +20,7 @@ from pdtool.errors import InputError, UsageError
 from pdtool.files import sha256_bytes
 from pdtool.jsonform import JsonValue, encode
 
-__all__ = ["METHODS", "PoolRequest", "Prepared", "encode_settings", "prepare"]
+__all__ = ["METHODS", "PoolRequest", "Prepared", "encode_settings", "held_out", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,10 @@ class PoolRequest:
         if self.rate is not None:
             check_rate(self.rate, of=RATE_OF[method.removes])
 
+    def floor(self, original: float) -> float:
+        """The least accuracy of a used member, the original's being `original`."""
+        return self.min_accuracy if self.min_accuracy is not None else original - self.max_drop
+
     @property
     def given(self) -> dict[str, object]:
         """The method's options that are not left to their defaults."""
@@ -117,16 +121,8 @@ class Prepared:
 def prepare(request: PoolRequest) -> Prepared:
     """Load weights and data and settle what is to be done. Raises as `make_pool` says."""
     place = pick_device(request.device)
-    weights = read_weights(request.weights, model=request.model)
-    dataset = load_labelled(request.data, weights.spec)
-    original, notes = original_of(weights, dataset, mean=request.mean, std=request.std)
-    labelled = align(dataset, original.classes)
-    holdout_print = ""
-    if request.holdout is None:
-        kept, held = hold_back(labelled, dataset.groups, spec=request.data)
-    else:
-        other = load_data(request.holdout, original.spec.input, role="test")
-        kept, held, holdout_print = labelled, align(other, original.classes), other.fingerprint
+    given = _read(request)
+    original, kept, held = given.original, given.kept, given.held
     units, layers, whole = _targets(request, original)
     original.net.to(place)
     task = Task(
@@ -146,15 +142,20 @@ def prepare(request: PoolRequest) -> Prepared:
         recipe.pop("epochs", None)
     key: dict[str, JsonValue] = {
         "original": sha256_bytes(weights_bytes(original.net, original.metadata())),
-        "data": dataset.fingerprint,
-        "holdout": holdout_print,
+        "data": given.fingerprint,
+        "holdout": given.holdout_fingerprint,
         "method": request.method,
         "settings": encode_settings(settings),
         "ignore": sorted(request.ignore),
         "recipe": recipe,
     }
     seen = pixel_hashes(np.concatenate([kept.images, held.images]))
-    return Prepared(method, task, whole, recipe, dataset.fingerprint, seen, key, (*notes, *more))
+    return Prepared(method, task, whole, recipe, given.fingerprint, seen, key, (*given.notes, *more))
+
+
+def held_out(request: PoolRequest) -> Labelled:
+    """The images that accuracies are measured on, exactly those of `prepare`, without what training needs."""
+    return _read(request).held
 
 
 def encode_settings(settings: Settings) -> dict[str, JsonValue]:
@@ -164,6 +165,31 @@ def encode_settings(settings: Settings) -> dict[str, JsonValue]:
         "group_rates": {str(channels): r for channels, r in sorted(settings.group_rates.items())},
     }
     return {name: value for name, value in values.items() if value is not None and value != {}}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The original and the data, `kept` to train on and `held` out."""
+
+    original: Original
+    kept: Labelled
+    held: Labelled
+    fingerprint: str
+    holdout_fingerprint: str
+    notes: tuple[str, ...]
+
+
+def _read(request: PoolRequest) -> _Given:
+    weights = read_weights(request.weights, model=request.model)
+    dataset = load_labelled(request.data, weights.spec)
+    original, notes = original_of(weights, dataset, mean=request.mean, std=request.std)
+    labelled = align(dataset, original.classes)
+    if request.holdout is None:
+        kept, held = hold_back(labelled, dataset.groups, spec=request.data)
+        return _Given(original, kept, held, dataset.fingerprint, "", notes)
+    other = load_data(request.holdout, original.spec.input, role="test")
+    held = align(other, original.classes)
+    return _Given(original, labelled, held, dataset.fingerprint, other.fingerprint, notes)
 
 
 def _targets(request: PoolRequest, original: Original) -> tuple[tuple[Unit, ...], tuple[str, ...], dict[str, str]]:

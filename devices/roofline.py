@@ -16,6 +16,7 @@ CAVEAT = (
     "estimate from peak figures, not measured: a small pruned CNN at batch 1 is bound by kernel launches, "
     "expect ten times this or more"
 )
+MEASURED = "memory was measured with ONNX Runtime on this machine"
 ITEM_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
@@ -72,10 +73,10 @@ def estimate(
     )
 
 
-def fits(need_bytes: int, device: DeviceProfile) -> Fit:
-    """Compare what a bundle holds in memory with all the memory the board has."""
+def fits(need_bytes: int, device: DeviceProfile, *, basis: str = MEASURED) -> Fit:
+    """Compare what models hold in memory, known by `basis`, with all the memory the board has."""
     others = "the system, the camera and your application share it" if device.memory_shared else "the driver takes some"
-    notes = [f"{others}; memory was measured with ONNX Runtime on this machine"]
+    notes = [f"{others}; {basis}"]
     if device.memory_note:
         notes.append(device.memory_note)
     return Fit(

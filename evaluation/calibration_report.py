@@ -1,6 +1,5 @@
 """A calibration as one self-contained HTML page: what it promises, what it asks, what the other rules would do."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -8,30 +7,14 @@ import numpy as np
 import pdtool
 from pdtool.calibration.latent import ASSUMED
 from pdtool.decisions import Calibration
-from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.calibration_plots import orders, plots, rules
 from pdtool.evaluation.calibration_study import Sessions, Study, study
-from pdtool.extras import require
+from pdtool.evaluation.page import check_report, render
 from pdtool.files import write_atomic
 from pdtool.runtime.calibrate import Calibrated
 from pdtool.wording import counted, number, percent
 
 __all__ = ["check_report", "html", "limits", "summary", "write_report"]
-
-
-def check_report(out: Path) -> None:
-    """Refuse a file that could not be written, before anything is measured.
-
-    Raises UsageError (the name), InputError (the place), MissingError (jinja2 or matplotlib is not installed).
-    """
-    if out.suffix not in (".html", ".htm"):
-        raise UsageError(f"--report {out}: expected a name that ends in .html")
-    if not out.parent.is_dir():
-        raise InputError(f"--report {out}: the folder {out.parent} does not exist; make it or choose another")
-    if out.is_dir():
-        raise InputError(f"--report {out}: is a folder; give a file in it")
-    require("jinja2", "write an HTML report")
-    require("matplotlib", "draw the plots of a report")
 
 
 def write_report(out: Path, done: Calibrated, *, seed: int, fps: float) -> None:
@@ -45,27 +28,21 @@ def write_report(out: Path, done: Calibrated, *, seed: int, fps: float) -> None:
 
 def html(c: Calibration, s: Study, *, seed: int, fps: float) -> str:
     """The page: no script, nothing fetched, light or dark as the reader's system is; the same input, the same bytes."""
-    jinja2 = require("jinja2", "write an HTML report")
-    markup = require("markupsafe", "write an HTML report").Markup
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=percent, number=number, confidence=_confidence, whole=_whole)
-    source = (files("pdtool.evaluation") / "calibration_page.html").read_text(encoding="utf-8")
-    page: str = environment.from_string(source).render(
+    return render(
+        "calibration_page.html",
         c=c,
         s=s,
         seed=seed,
         pdtool=pdtool.__version__,
         tiles=_tiles(c, s, fps),
+        confidence=_confidence(c.confidence),
         summary=summary(c, s, fps),
-        plots=[(markup(plot), text) for plot, text in plots(c, s)],
-        rules=markup(rules(c, s)),
-        sessions=markup(orders(c, s)),
+        plots=list(plots(c, s)),
+        rules=rules(c, s),
+        sessions=orders(c, s),
         order=_order(c, s.sessions),
         limits=limits(c),
     )
-    return page
 
 
 def summary(c: Calibration, s: Study, fps: float) -> tuple[str, ...]:
@@ -168,11 +145,6 @@ def _tiles(c: Calibration, s: Study, fps: float) -> list[tuple[str, str]]:
 def _confidence(share: float) -> str:
     """As it was asked for: 95 %, 99.9 %."""
     return f"{100 * share:g} %"
-
-
-def _whole(text: str) -> str:
-    """No line ends before a percent sign."""
-    return text.replace(" %", "\u00a0%")
 
 
 def _sources(c: Calibration) -> str:

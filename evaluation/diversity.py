@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Diversity", "diversity"]
+__all__ = ["Diversity", "diversity", "pair_correlations"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,20 @@ def diversity(changed: NDArray[np.bool_]) -> Diversity:
     Diversity(correlation=0.0, effective_votes=2.0)
     """
     votes = changed.astype(np.float64)
-    members = votes.shape[1]
-    varied = votes[:, votes.any(axis=0) & ~votes.all(axis=0)] if len(votes) else votes[:, :0]
-    correlation = None
-    if varied.shape[1] > 1:
-        pairs = np.asarray(np.corrcoef(varied, rowvar=False))[np.triu_indices(varied.shape[1], k=1)]
-        correlation = float(pairs.mean())
+    pairs = pair_correlations(changed)
     together = float(votes.sum(axis=1).var()) if len(votes) else 0.0
-    effective = float(members * votes.var(axis=0).sum() / together) if together > 0 else None
-    return Diversity(correlation=correlation, effective_votes=effective)
+    effective = float(votes.shape[1] * votes.var(axis=0).sum() / together) if together > 0 else None
+    return Diversity(correlation=float(pairs.mean()) if len(pairs) else None, effective_votes=effective)
+
+
+def pair_correlations(changed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The correlation of the label changes (N, M) of every pair of members that both change some, but not all, labels.
+
+    >>> pair_correlations(np.array([[1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 1]], dtype=bool)).round(2)
+    array([0.5])
+    """
+    varied = changed[:, changed.any(axis=0) & ~changed.all(axis=0)].astype(np.float64)
+    if varied.shape[1] < 2:
+        return np.zeros(0)
+    pairs: NDArray[np.float64] = np.asarray(np.corrcoef(varied, rowvar=False))[np.triu_indices(varied.shape[1], k=1)]
+    return pairs

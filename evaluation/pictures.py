@@ -109,9 +109,14 @@ def scatter(
     xlabel: str,
     ylabel: str,
     log_x: bool = False,
+    from_zero: bool = False,
     names: Mapping[str, Sequence[str]] | None = None,
+    line: tuple[str, float] | None = None,
 ) -> str:
-    """Points (x, y), a colour and a marker a series, as inline SVG; `names` series -> one word beside each point."""
+    """Points (x, y), a colour and a marker a series, as inline SVG; `names` series -> one word beside each point.
+
+    `from_zero` begins the x axis at 0 (costs); `line` (name, height) draws a dashed line across.
+    """
 
     def draw(axes: Any) -> None:
         for i, (name, points) in enumerate(series.items()):
@@ -122,13 +127,17 @@ def scatter(
             axes.scatter(x, y, s=36, color=colour(i), marker=marker, label=name, alpha=0.85, linewidths=0)
             for word, at in zip((names or {}).get(name, ()), points, strict=False):
                 axes.annotate(word, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if line is not None:
+            axes.axhline(line[1], color=INK, linestyle="--", linewidth=1, label=line[0])
         if log_x:
             log_scale(axes, "x")
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.margins(0.08)
+        if from_zero:
+            axes.set_xlim(left=0)
         axes.grid()
-        legend(axes, len(series))
+        legend(axes, len(series) + (line is not None))
 
     return svg(title, draw)
 

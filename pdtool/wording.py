@@ -1,6 +1,6 @@
 """Numbers as people read them, the same in every table and report. What was not measured is `–`."""
 
-__all__ = ["NOTHING", "counted", "number", "percent", "size"]
+__all__ = ["NOTHING", "counted", "duration", "number", "percent", "size"]
 
 NOTHING = "–"
 
@@ -32,6 +32,17 @@ def counted(events: int, count: int) -> str:
     ('66.7 % (2 of 3)', '– (0 frames)')
     """
     return f"{NOTHING} (0 frames)" if count == 0 else f"{percent(events / count)} ({events} of {count})"
+
+
+def duration(seconds: float) -> str:
+    """Roughly how long, in the unit that people would use.
+
+    >>> duration(0.2), duration(13.4), duration(250), duration(9000)
+    ('1 s', '13 s', '4.2 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def size(number_of_bytes: float) -> str:

@@ -11,7 +11,7 @@ from pdtool.cli.compress import compress
 from pdtool.compress.original import train_original
 from pdtool.compress.pool import open_pool
 from pdtool.compress.training import RECIPES
-from pdtool.errors import InputError, UsageError
+from pdtool.errors import GateError, InputError, UsageError
 
 app = typer.Typer()
 app.command()(compress)
@@ -96,9 +96,48 @@ def test_group_rates_and_ignored_layers_reach_the_pool(weights: Path, tmp_path: 
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(weights: Path, tmp_path: Path) -> None:
     result = run(weights, tmp_path / "POOL", "--dry-run")
     assert "would be made" in result.stdout and "4 units; left whole: fc3" in result.stdout
-    document = json.loads(run(weights, tmp_path / "POOL", "--dry-run", "--json").stdout)
-    assert document["members"] == 2 and document["member_bytes"] > 50_000
+    assert "of 54 steps took just now" in result.stdout and "at fp16 (weights alone)" in result.stdout
+    document = json.loads(run(weights, tmp_path / "POOL", "--dry-run", "--json", "--device", "orin-nano-8gb").stdout)
+    assert document["members"] == 2 and document["member_bytes"]["mean"] > 50_000
+    assert document["board"]["fp32"]["fits"] is True and document["board"]["id"] == "jetson-orin-nano-8gb"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_whether_the_pool_fits_a_board(weights: Path, tmp_path: Path) -> None:
+    arguments = ("--dry-run", "--device", "jetson-nano", "--max-drop", "0.1")
+    fits = run(weights, tmp_path / "POOL", *arguments)
+    assert fits.exit_code == 0 and "Jetson Nano 4GB" in fits.stdout and "of 4 GB at fp32" in fits.stdout
+    many = run(weights, tmp_path / "POOL", *arguments, "--members", "100000")
+    assert "DOES NOT FIT" in many.stdout
+    with pytest.raises(
+        GateError, match=r"take 6\.\d GB at fp32, Jetson Nano 4GB has 4 GB: screen with --memory-budget"
+    ):
+        raise many.exception or AssertionError("no error")
+
+
+def test_a_report_is_written_also_for_a_pool_that_is_complete(weights: Path, tmp_path: Path) -> None:
+    run(weights, tmp_path / "POOL", "--json")
+    page = tmp_path / "pool.html"
+    result = run(weights, tmp_path / "POOL", "--report", str(page), "--device", "jetson-nano")
+    assert result.exit_code == 0 and "kept from an earlier run" in result.stderr and f"report: {page}" in result.stderr
+    text = page.read_text()
+    assert "Pool POOL: random-channel" in text and "deepfool" in text and "Jetson Nano 4GB, 4 GB: the weights" in text
+    page.unlink()
+    assert run(weights, tmp_path / "NEXT", "--report", str(page), "--dry-run").exit_code == 0
+    assert not page.exists() and not (tmp_path / "NEXT").exists()
+
+
+def test_members_that_are_not_used_are_marked_and_the_used_ones_summed_up(weights: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "POOL"
+    run(weights, pool, "--members", "4", "--method", "l1-norm")
+    accuracies = sorted(member.model.accuracy for member in open_pool(pool).pool.members)
+    assert accuracies[0] < accuracies[1]
+    result = run(weights, pool, "--members", "4", "--method", "l1-norm", "--min-accuracy", str(accuracies[1]))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert [row[-1] for row in rows].count("not used") == 1
+    last = {row[0]: row[1] for row in rows[-3:]}
+    assert list(last) == ["mean of 3 used", "least", "most"]
+    assert last["least"] == f"{100 * accuracies[1]:.1f} %" and last["most"] == f"{100 * accuracies[3]:.1f} %"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +148,11 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(weights: Path, tmp
         (("--method", "subnetwork"), UsageError, "--epochs does not go with --method subnetwork"),
         (("--pattern", "2:4"), UsageError, "--pattern does not go with --method random-channel; it is for lottery-t"),
         (("--preset", "chen-2021", "--rate", "0.5"), UsageError, "--preset chen-2021 sets all rates"),
+        (("--device", "orin-nano-8gb"), UsageError, "--device names a board .* where to train: --train-on"),
+        (("--device", "toaster", "--dry-run"), UsageError, "device 'toaster' is not in the catalogue"),
+        (("--train-on", "tpu"), UsageError, "where to train should be auto, cpu or cuda, is 'tpu'"),
+        (("--report", "pool.txt"), UsageError, "--report pool.txt: expected a name that ends in .html"),
+        (("--report", "absent/pool.html"), InputError, "the folder absent does not exist"),
         (("--recipe", "magic"), UsageError, "unknown recipe 'magic'; expected one of"),
         (("--rate", "1.5"), UsageError, r"share of channels to remove in \[0, 1\), is 1.5"),
         (("--group-rate", "64"), UsageError, "should be CHANNELS=RATE, such as 64=0.5, is '64'"),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pdtool.artifacts import Pool
 from pdtool.compress.models import Normalised
 from pdtool.compress.original import Trained, load_original
 from pdtool.compress.plan import plan_pool
@@ -339,17 +338,6 @@ def test_an_unknown_group_is_refused_before_anything_is_written(request_of: Pool
     with pytest.raises(UsageError, match="groups are 6, 16, 84, 120"):
         make_pool(replace(request_of, group_rates={64: 0.5}), tmp_path / "POOL")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_plan_writes_nothing_and_is_about_right(request_of: PoolRequest, pool_of: Path, tmp_path: Path) -> None:
-    before = files_of(pool_of)
-    plan = plan_pool(request_of)
-    pool: Pool = open_pool(pool_of).pool
-    assert files_of(pool_of) == before
-    assert plan.member_bytes == pytest.approx(pool.members[0].model.file.bytes, rel=0.05)
-    assert plan.original_bytes == pytest.approx(pool.original.file.bytes, rel=0.05)
-    assert plan.left_whole == {"fc3": "the output comes from it"} and plan.units == 4
-    assert plan.held_images == pool.original.accuracy_images and plan.seconds > 0
 
 
 def test_what_is_no_pool_is_named(tmp_path: Path) -> None:

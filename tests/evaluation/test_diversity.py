@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pdtool.evaluation.diversity import diversity
+from pdtool.evaluation.diversity import diversity, pair_correlations
 
 
 def test_between_copies_and_strangers():
@@ -32,6 +32,14 @@ def test_frames_of_unlike_difficulty_make_independent_members_alike():
 def test_votes_that_never_differ_say_nothing(changed):
     votes = diversity(changed.astype(bool))
     assert (votes.correlation, votes.effective_votes) == (None, None)
+
+
+def test_pairs_are_those_of_members_that_vary():
+    rng = np.random.default_rng(2)
+    changed = rng.random((200, 5)) < [0.1, 0.5, 0.9, 0.0, 1.0]  # the last two never differ from a constant
+    by_hand = [np.corrcoef(changed[:, i], changed[:, j])[0, 1] for i in range(3) for j in range(i + 1, 3)]
+    np.testing.assert_allclose(pair_correlations(changed), by_hand)
+    assert diversity(changed).correlation == pytest.approx(np.mean(by_hand))
 
 
 def test_one_member_is_one_vote():

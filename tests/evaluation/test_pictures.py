@@ -57,6 +57,14 @@ def test_a_dollar_sign_is_text_and_an_empty_series_is_allowed() -> None:
     assert pictures.scatter("none", {"empty": []}, xlabel="x", ylabel="y").startswith("<svg")
 
 
+def test_a_scatter_may_begin_at_nothing_and_have_a_line_across() -> None:
+    points = {"a": [(5.0, 0.9), (5.0, 0.8)], "none": []}
+    plain = pictures.scatter("t", points, xlabel="x", ylabel="y")
+    whole = pictures.scatter("t", points, xlabel="x", ylabel="y", from_zero=True, line=("floor", 0.5))
+    assert "floor" in whole and "floor" not in plain
+    assert re.search(r">0(\.0+)?<", whole) and not re.search(r">0(\.0+)?<", plain)  # a tick at 0
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_data_uri_holds_the_same_pixels(channels: int) -> None:
     image = np.repeat((DIGITS.images[7][:, :, None] * 15).astype(np.uint8), channels, axis=2)
