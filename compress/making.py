@@ -44,17 +44,20 @@ def here(method: str, task: Task, jobs: Sequence[Job], tick: Callable[[int], Non
     """Make members one after another in this process; memory does not grow with their number."""
     for job in jobs:
         yield attempt(method, replace(task, tick=tick), job)
-        gc.collect()  # a net is full of cycles
-        give_back()
 
 
 def attempt(method: str, task: Task, job: Job) -> Outcome:
-    """One job in this process. Raises PdtoolError; any other error is this member's own and its outcome."""
-    begun, made = time.perf_counter(), None
+    """One job in this process, which is left as large as it was.
+
+    Raises PdtoolError; any other error is this member's own and its outcome.
+    """
+    begun = time.perf_counter()
     try:
-        made = make_member(job.id, METHODS[method], replace(task, seed=job.seed), key=job.key)
+        made: Made | Exception = make_member(job.id, METHODS[method], replace(task, seed=job.seed), key=job.key)
     except PdtoolError:
         raise
     except Exception as error:  # whatever it is, the other members can still be made
-        return Outcome(job, error, time.perf_counter() - begun)
+        made = error
+    gc.collect()  # a net is full of cycles
+    give_back()
     return Outcome(job, made, time.perf_counter() - begun)

@@ -1,0 +1,69 @@
+"""Whether the memory of making a pool grows with the number of members.
+
+    python benchmarks/memory.py WEIGHTS TRAIN OUT
+
+One epoch a member, one thread. Prints, for some of the members, what the process holds when the member is finished and
+the most that it held since the one before (resident sets, MiB), and the pool's bytes on disk.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # as the command does, before torch is loaded
+    os.environ.setdefault(cache, "256")
+
+import torch  # noqa: E402
+
+from pdtool.compress.pool import PoolRequest, make_pool  # noqa: E402
+from pdtool.compress.training import RECIPES  # noqa: E402
+from pdtool.devices.memory import peak_bytes, reset_peak, resident_bytes  # noqa: E402
+
+SHOWN = (1, 2, 4, 8, 12, 16, 24, 32)
+
+
+class Watch:
+    """Prints a row when a member is finished."""
+
+    made = 0
+
+    @contextmanager
+    def __call__(self, label: str, total: int | None) -> Iterator["Watch"]:
+        yield self
+
+    def advance(self, steps: int = 1) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """A member's line, or another."""
+        if text.startswith("m"):
+            self.made += 1
+            if self.made in SHOWN:
+                print(f"| {self.made} | {resident_bytes() / 2**20:.0f} | {peak_bytes() / 2**20:.0f} |", flush=True)
+            reset_peak()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("train")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| member | held, MiB | most, MiB |\n|--:|--:|--:|")
+    recipe = replace(RECIPES["paper"], epochs=1)
+    request = PoolRequest(weights=options.weights, data=options.train, members=max(SHOWN), recipe=recipe, max_drop=1.0)
+    make_pool(request, options.out, resume=False, watch=Watch())
+    sizes = {
+        end: [path.stat().st_size for path in options.out.glob(f"members/*{end}")] for end in (".safetensors", ".json")
+    }
+    weights, plans = (sum(of) / len(sizes[".safetensors"]) / 1024 for of in sizes.values())
+    print(f"\nOn disk a member: {weights:.0f} KiB of weights, {plans:.0f} KiB of plan and record.")
+
+
+if __name__ == "__main__":
+    main()
