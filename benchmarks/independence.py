@@ -50,9 +50,7 @@ def member(
     own, first = member_seed(0, index), member_seed(0, 0)
     net = copy.deepcopy(task.original.net)
     if fresh:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(own)
-            net = build(task.original.spec)
+        net = build(task.original.spec, seed=own)
     rng = np.random.default_rng(first if one_mask else own)
     share = RATES[index] if rate is None else rate
     if even:

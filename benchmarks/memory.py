@@ -22,7 +22,7 @@ from pdtool.compress.pool import PoolRequest, make_pool  # noqa: E402
 from pdtool.compress.training import RECIPES  # noqa: E402
 from pdtool.devices.memory import peak_bytes, reset_peak, resident_bytes  # noqa: E402
 
-SHOWN = (1, 2, 4, 8, 12, 16, 24, 32)
+SHOWN = (1, 2, 4, 8, 12, 16)
 
 
 class Watch:

@@ -180,7 +180,11 @@ def fit(
     device = device_of(net)
     half = half_of(device)
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),  # one seed, one result
+        torch.enable_grad(),
+    ):
         torch.manual_seed(seed)
         for model in filter(None, (net, teacher)):
             model.to(memory_format=FORMAT)  # type: ignore[call-overload]  # torch documents it
