@@ -195,7 +195,8 @@ def _write_report(report: Path, request: "PoolRequest", out: Path, board: "Devic
 
 
 def _plan_rows(plan: "PoolPlan", floor: float) -> list[tuple[str, str]]:
-    seconds = plan.seconds
+    seconds, of = plan.seconds, "steps" if plan.steps > 1 else "members"
+    between = f": {duration(seconds.least)} to {duration(seconds.most)}" if plan.timed > 4 else ""
     left_whole = ", ".join(plan.left_whole) or "none"
     rows = [
         ("model", plan.model),
@@ -210,11 +211,7 @@ def _plan_rows(plan: "PoolPlan", floor: float) -> list[tuple[str, str]]:
         ),
         ("layers changed", f"{plan.units} units; left whole: {left_whole}"),
         ("time, one after another", f"about {duration(seconds.mean)}"),
-        (
-            "",
-            f"{duration(seconds.least)} to {duration(seconds.most)}, as {plan.timed} of {plan.members * plan.steps:,} "
-            f"{'steps' if plan.steps > 1 else 'members'} took just now",
-        ),
+        ("", f"as {plan.timed} of {plan.members * plan.steps:,} {of} took just now{between}"),
     ]
     if plan.board is not None:
         fit = plan.board.fp32

@@ -1,5 +1,6 @@
 """What making a pool would take, before it is made: a few members are started, one or more trained for some steps."""
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from pdtool.compress.prepare import PoolRequest, Prepared, prepare
 from pdtool.compress.training import accuracy, estimate_norms
 from pdtool.compress.weights import weights_bytes
 from pdtool.devices.catalogue import DeviceProfile
+from pdtool.devices.memory import give_back
 from pdtool.devices.roofline import ITEM_BYTES, Fit, fits
 from pdtool.errors import GateError
 
@@ -106,7 +108,8 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     def whole(step: float) -> float:
         return round(once + request.members * (start + steps * step + finish), 3)
 
-    step = np.array(timed or [0.0])
+    low, high = np.quantile(timed or [0.0], [0.1, 0.9])
+    mean = np.clip(timed or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
     parameters_in_all = costs.parameters + round(request.members * float(np.mean(parameters)))
     return PoolPlan(
         model=str(the.spec),
@@ -127,9 +130,9 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
         steps=steps,
         timed=len(timed),
         seconds=Spread(
-            mean=whole(float(step.mean())),
-            least=whole(float(np.quantile(step, 0.1))),
-            most=whole(float(np.quantile(step, 0.9))),
+            mean=whole(float(mean)),
+            least=whole(float(low)),
+            most=whole(float(high)),
         ),
         notes=(*ready.notes, *notes),
     )
@@ -169,6 +172,8 @@ def _finish(ready: Prepared, request: PoolRequest, index: int) -> float:
     norms = time.perf_counter() - begun
     accuracy(net, task.held.images, task.held.labels, task.original.preprocessing)
     count_nonzero(net, count(net, task.original.spec.input))
+    gc.collect()  # this and the next as after every member
+    give_back()
     # batch norm is estimated after every round, all else once
     return time.perf_counter() - begun + norms * ((task.settings.rounds or 1) - 1)
 

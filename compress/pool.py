@@ -18,6 +18,7 @@ from pdtool.compress.workplace import Wanted, Workplace, workplace
 from pdtool.errors import GateError
 from pdtool.files import npz_bytes, sha256_bytes, write_atomic
 from pdtool.jsonform import canonical, encode
+from pdtool.wording import size
 
 __all__ = ["METHODS", "PoolFolder", "PoolRequest", "make_pool", "open_pool"]
 
@@ -104,7 +105,7 @@ def _members(
         for note in (*ready.notes, *place.notes):
             watched.say(note)
         watched.say(
-            f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, {original.file.bytes} bytes"
+            f"original: accuracy {original.accuracy:.4f}, {original.macs / 1e6:.2f} M MACs, {size(original.file.bytes)}"
         )
         for job in jobs:
             if job.id in place.kept:
@@ -145,7 +146,7 @@ def _line(member: PoolMember, original: PoolModel, how: str) -> str:
     model = member.model
     sparse = f" ({model.nonzero_macs / 1e6:.2f} M without zeros)" if model.nonzero_macs < model.macs else ""
     return (
-        f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs{sparse}, {model.file.bytes} bytes, "
+        f"{member.id}: accuracy {model.accuracy:.4f}, {model.macs / 1e6:.2f} M MACs{sparse}, {size(model.file.bytes)}, "
         f"{_changed(member, original)}, {how}{state}"
     )
 

@@ -82,7 +82,7 @@ class PoolRequest:
 
     def floor(self, original: float) -> float:
         """The least accuracy of a used member, the original's being `original`."""
-        return self.min_accuracy if self.min_accuracy is not None else original - self.max_drop
+        return self.min_accuracy if self.min_accuracy is not None else max(0.0, original - self.max_drop)
 
     @property
     def given(self) -> dict[str, object]:

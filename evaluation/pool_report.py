@@ -19,6 +19,7 @@ from pdtool.wording import number, percent, size
 __all__ = ["check_pool_report", "html", "summary", "write_pool_report"]
 
 NARROW = 20  # bins of a histogram
+FAR = 0.2  # below all members, a floor would flatten the picture
 PAIRS = 10  # of members: fewer make no histogram
 
 
@@ -67,7 +68,7 @@ def summary(s: PoolStudy) -> tuple[str, ...]:
     rates = [member.model.accuracy for member in used]
     lines = [
         f"{len(used)} of {len(pool.members)} members used, with an accuracy of {_range(rates)}; the original "
-        f"has {percent(pool.original.accuracy)}. What lies below {percent(s.floor)} is not used."
+        f"has {percent(pool.original.accuracy)}. The accuracy floor is {percent(s.floor)}."
     ]
     dense = float(np.mean([member.model.macs for member in used])) / pool.original.macs
     sparse = float(np.mean([member.model.nonzero_macs for member in used])) / pool.original.macs
@@ -149,6 +150,7 @@ def _scatter(s: PoolStudy) -> str:
         "not used": [_point(member.model) for member in members if not member.used],
         "original": [_point(original)],  # on top: members that zeros made cost the same
     }
+    lowest = min(member.model.accuracy for member in members)
     sparse = [member.model for member in members if member.used and member.model.nonzero_macs < member.model.macs]
     if sparse:
         series["zeros not counted"] = [(model.nonzero_macs / 1e6, model.accuracy) for model in sparse]
@@ -158,7 +160,7 @@ def _scatter(s: PoolStudy) -> str:
         xlabel="million MACs for one image",
         ylabel="accuracy",
         from_zero=True,
-        line=("accuracy floor", s.floor),
+        line=("accuracy floor", s.floor) if lowest - s.floor < FAR else None,
     )
 
 
