@@ -33,6 +33,11 @@ class Table(Protocol):
         """
         ...
 
+    def cut(self, asked: int, total: Numbers) -> NDArray[np.int8]:
+        """FLAG or CLEAR for frames (N,) that are left open after `asked` members, when no more can be asked: what the
+        last entry of the table would say of the same mean evidence. No promise about false alarms covers it."""
+        ...
+
 
 @dataclass(frozen=True)
 class DecisionTable:
@@ -71,6 +76,13 @@ class DecisionTable:
             decision[~last.astype(bool)] = CLEAR if asked == self.max_models else CONTINUE
         return decision
 
+    def cut(self, asked: int, total: Numbers) -> NDArray[np.int8]:
+        """As `Table.cut`: against the share of changes that the last entries flag; none flags by `after_change`."""
+        flag = None if self.after_change else self.flag_at[-1]
+        if flag is None:
+            return np.full(total.shape, CLEAR, dtype=np.int8)
+        return np.where(total * self.max_models >= flag * asked, FLAG, CLEAR).astype(np.int8)
+
 
 @dataclass(frozen=True)
 class GradedTable:
@@ -98,6 +110,12 @@ class GradedTable:
         if clear is not None:
             decision[mean <= clear] = CLEAR
         return decision
+
+    def cut(self, asked: int, total: Numbers) -> NDArray[np.int8]:
+        """As `Table.cut`: against the mean that the last entries flag above."""
+        last = self.flag_above[-1]
+        assert last is not None
+        return np.where(total / asked > last, FLAG, CLEAR).astype(np.int8)
 
 
 class SequentialTest:

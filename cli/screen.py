@@ -30,6 +30,15 @@ def screen(
     open_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a live source to open.")] = 5.0,
     read_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a live source's next frame.")] = 5.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Time budget of a frame in ms (default: none). Members are not interrupted.")
+    ] = None,
+    late: Annotated[
+        str,
+        typer.Option(
+            help="A frame whose time ran out is unscreened, or decide: the test's answer then, without its promise."
+        ),
+    ] = "unscreened",
     fail_on_flagged: Annotated[
         bool,
         typer.Option("--fail-on-flagged", help="Exit with code 10 when a frame was flagged or could not be screened."),
@@ -48,7 +57,19 @@ def screen(
     if not (order == "fixed" or (kind == "rotate" and period.isdigit() and int(period) > 0)):
         raise UsageError(f"--order {order}: expected fixed or rotate:N (N frames)")
     rotate = int(period) if kind == "rotate" else None
-    with Screener.open(bundle, memory_budget=memory_budget, seed=seed, rotate=rotate, threads=threads) as screener:
+    if late not in ("unscreened", "decide"):
+        raise UsageError(f"--late {late}: expected unscreened or decide")
+    if late == "decide" and latency_ms is None:
+        raise UsageError("--late says what becomes of frames whose time ran out; give the time with --latency-ms")
+    with Screener.open(
+        bundle,
+        memory_budget=memory_budget,
+        seed=seed,
+        rotate=rotate,
+        threads=threads,
+        latency_ms=latency_ms,
+        late="decide" if late == "decide" else "unscreened",
+    ) as screener:
         plan = screener.plan()
         note(
             f"{plan.members} members, at most {plan.max_models} asked, {plan.expected_models_clean:.1f} expected for a "
@@ -76,9 +97,12 @@ def screen(
                     if json:
                         emit(verdict)
                     else:
-                        where = verdict.reason or (
+                        where = (
                             f"{verdict.label}, {verdict.changes} of {verdict.models_used} members disagree"
                             + (f", corrected: {verdict.corrected_label}" if verdict.corrected_label else "")
+                            + (f"; {verdict.reason}" if verdict.reason else "")
+                            if verdict.label is not None
+                            else str(verdict.reason)
                         )
                         name = "" if verdict.source == source else f"  {verdict.source}"
                         print(f"{verdict.frame:>6}  {verdict.verdict:<11}  {where}{name}", flush=True)

@@ -89,7 +89,7 @@ class Verdict:
     `label` is the original's class name (None when no model ran); `changes` of the `models_used` members asked
     disagreed; `evidence` is the mean of what they said (label change rate, or graded evidence); `corrected_label` is
     the most frequent label among them for a flagged frame. An `unscreened` frame carries a `reason` and promises
-    nothing.
+    nothing; so does one that was decided early because its time ran out.
     """
 
     frame: int

@@ -8,10 +8,8 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pdtool.artifacts import BundleModel
-from pdtool.calibration.evidence import graded
 from pdtool.calibration.table import CONTINUE, FLAG, table_of
 from pdtool.decisions import Calibration, Verdict
 from pdtool.devices.memory import held_bytes, parse_bytes
@@ -21,6 +19,7 @@ from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.residency import Need, Residency, need
 from pdtool.runtime.sources import Frame
+from pdtool.runtime.waves import Answer, Late, TimeBudget, ask
 
 __all__ = ["Plan", "Screener"]
 
@@ -54,8 +53,10 @@ class Screener:
         seed: int | None,
         rotate: int | None,
         threads: int | None,
+        time_budget: TimeBudget | None = None,
     ) -> None:
         bundle = opened.bundle
+        self._time = time_budget
         self.opened = opened
         self.calibration = calibration
         self._table = table_of(calibration)
@@ -83,15 +84,19 @@ class Screener:
         seed: int | None = None,
         rotate: int | None = None,
         threads: int | None = None,
+        latency_ms: float | None = None,
+        late: Late = "unscreened",
     ) -> "Screener":
         """Open and verify a bundle folder for screening.
 
         `memory_budget` (bytes, or "64MiB"; None: no limit) bounds what engines, their scratch and their load peaks
         hold at any moment. `seed` fixes the order in which members are asked; None draws a secret one. `rotate`
-        draws a new order every so many frames. Raises InputError (no bundle, not calibrated), IntegrityError
-        (changed files), GateError (budget too small), UsageError (bad values).
+        draws a new order every so many frames. `latency_ms` is the time budget of a frame, `late` what becomes of one
+        that needs longer (`pdtool.runtime.waves.TimeBudget`). Raises InputError (no bundle, not calibrated),
+        IntegrityError (changed files), GateError (budget too small), UsageError (bad values).
         """
         budget = None if memory_budget is None else parse_bytes(memory_budget)
+        time_budget = None if latency_ms is None else TimeBudget(latency_ms, late)
         if rotate is not None and rotate < 1:
             raise UsageError(f"expected to re-draw the order every 1 or more frames, got {rotate}")
         opened = open_bundle(bundle)
@@ -105,7 +110,15 @@ class Screener:
                 f"{bundle}: its calibration has {len(scales)} temperatures for {len(opened.bundle.members)} members; "
                 f"calibrate it again"
             )
-        return cls(opened, opened.calibration, budget=budget, seed=seed, rotate=rotate, threads=threads)
+        return cls(
+            opened,
+            opened.calibration,
+            budget=budget,
+            seed=seed,
+            rotate=rotate,
+            threads=threads,
+            time_budget=time_budget,
+        )
 
     def plan(self) -> Plan:
         """What stays loaded under the budget and how many models a clean frame needs."""
@@ -196,7 +209,8 @@ class Screener:
                 yield _unscreened(frame, "the original gave no finite answer", answer.latency_ms)
                 continue
             if answer.decision == CONTINUE:  # a table that does not decide must not clear
-                yield _unscreened(frame, "the members asked left it open", answer.latency_ms)
+                reason = self._late(answer) if answer.late else "the members asked left it open"
+                yield _unscreened(frame, reason, 1e3 * (time.perf_counter() - started))
                 continue
             flagged = answer.decision == FLAG
             yield Verdict(
@@ -210,59 +224,29 @@ class Screener:
                 evidence=answer.evidence,
                 corrected_label=self._classes[int(answer.votes.argmax())] if flagged else None,
                 latency_ms=answer.latency_ms,
+                reason=self._late(answer) if answer.late else None,
             )
 
-    def _decide(self, pictures: list[Images], started: float) -> list["_Answer"]:
-        """Ask members in waves: each runs once on all frames that are still undecided."""
+    def _late(self, answer: Answer) -> str:
+        assert self._time is not None
+        return f"the time budget of {self._time.ms:g} ms ran out after {answer.used} members"
+
+    def _decide(self, pictures: list[Images], started: float) -> list[Answer]:
         if not pictures:
             return []
         if self._rotate is not None and self._frames // self._rotate != (self._frames + len(pictures)) // self._rotate:
             self._draw_order()
         self._frames += len(pictures)
         batch = np.concatenate([as_input(picture[None]) for picture in pictures])
-        logits = self.residency.engine(self.residency.original).run(batch)
-        labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
-        answers = [_Answer(int(label), np.zeros(len(self._classes), dtype=np.int64)) for label in labels]
-        changes = np.zeros(len(pictures), dtype=np.int64)
-        total = np.zeros(len(pictures))
-        undecided = np.flatnonzero(labels >= 0)
-        for n, member in enumerate(self.residency.order[: self._table.max_models], start=1):
-            if len(undecided) == 0:
-                break
-            logits = self.residency.engine(member).run(batch[undecided])
-            finite = np.isfinite(logits).all(axis=1)
-            votes = np.where(finite, logits.argmax(axis=1), -1)  # a broken answer counts as a change
-            changed = votes != labels[undecided]
-            changes[undecided] += changed
-            said = changed.astype(np.float64)
-            if self._scales is not None:
-                said[finite] = graded(logits[finite], labels[undecided[finite]], self._scales[member.id])
-            total[undecided] += said
-            for i, vote in zip(undecided[finite], votes[finite], strict=True):
-                answers[i].votes[vote] += 1
-            decisions = self._table.decide(n, total[undecided], said)
-            elapsed = 1e3 * (time.perf_counter() - started)
-            for i, decision in zip(undecided, decisions, strict=True):
-                if decision != CONTINUE:
-                    answer = answers[i]
-                    answer.decision, answer.used, answer.changes = int(decision), n, int(changes[i])
-                    answer.evidence = float(total[i]) / n
-                    answer.latency_ms = elapsed
-            undecided = undecided[decisions == CONTINUE]
-        return answers
-
-
-@dataclass
-class _Answer:
-    """One frame while it is being decided; `label` -1: the original's logits were not finite."""
-
-    label: int
-    votes: NDArray[np.int64]
-    decision: int = CONTINUE
-    used: int = 0
-    changes: int = 0
-    evidence: float = 0.0
-    latency_ms: float = 0.0
+        return ask(
+            batch,
+            self.residency,
+            self._table,
+            classes=len(self._classes),
+            scales=self._scales,
+            started=started,
+            budget=self._time,
+        )
 
 
 def _unscreened(frame: Frame, reason: str, latency_ms: float) -> Verdict:
