@@ -54,7 +54,7 @@ def make_pool(
             write_atomic(place.folder / path, data)
         seen = write_entry(place.folder, "seen.bin", ready.seen)
         samples = write_entry(place.folder, "samples.npz", samples_bytes(task.held))
-        floor = request.min_accuracy if request.min_accuracy is not None else original.accuracy - request.max_drop
+        floor = request.floor(original.accuracy)
         members, errors = _members(request, ready, place, original, floor, make=make, watch=watch)
         judged = tuple(judge(member, floor) for member in members)
         if not any(member.used for member in judged):
