@@ -151,6 +151,7 @@ def calibrate(
         fpr_upper=checked.upper,
         expected_models_clean=float(checked.used.mean()),
         p99_models_clean=int(np.quantile(checked.used, 0.99, method="higher")),
+        models_clean=_shares(checked.used, table.max_models),
         fit_images=len(fit),
         check_images=len(check),
         check_groups=len(np.unique(frames.groups[check])),
@@ -161,3 +162,8 @@ def calibrate(
         seen=seen,
         models_sha256=models_sha256,
     )
+
+
+def _shares(used: NDArray[np.int64], most: int) -> tuple[float, ...]:
+    """The share of the frames that ask exactly 1, 2, ... `most` members."""
+    return tuple(round(float(share), 6) for share in np.bincount(used, minlength=most + 1)[1:] / len(used))

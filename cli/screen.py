@@ -74,7 +74,8 @@ def screen(
         note(
             f"{plan.members} members, at most {plan.max_models} asked, {plan.expected_models_clean:.1f} expected for a "
             f"clean frame; all in memory: {mib(plan.everything)}, least that works: {mib(plan.least)}"
-            + ("" if plan.budget is None else f", budget {mib(plan.budget)}: the first {plan.stays} stay loaded")
+            + ("" if plan.budget is None else f", budget {mib(plan.budget)}: the first {plan.stays} stay loaded, ")
+            + ("" if plan.budget is None else f"about {plan.expected_loads_clean:.2f} loads a clean frame")
         )
         promise = screener.calibration
         if promise.fpr_upper > promise.target_fpr:
@@ -114,8 +115,8 @@ def screen(
                 if counts:
                     note(
                         f"{sum(counts.values())} frames in {seconds:.1f} s: {verdicts}; "
-                        f"{used / screened if screened else 0:.2f} members a frame; {did.loads} loads, {did.evictions} "
-                        f"evictions, at most {mib(did.peak_bytes)} reserved"
+                        f"{used / screened if screened else 0:.2f} members a frame; {did.hits} times loaded already, "
+                        f"{did.loads} loads, {did.evictions} evictions, at most {mib(did.peak_bytes)} reserved"
                         + (f"; {did.larger} models took more memory than at export" if did.larger else "")
                     )
     if not counts:

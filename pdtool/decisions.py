@@ -51,6 +51,7 @@ class Calibration:
     fpr_upper: float  # one-sided upper bound at `confidence` (`pdtool.calibration.bounds.rate_bound`)
     expected_models_clean: float  # mean members asked for a clean check frame
     p99_models_clean: int  # 99 of 100 clean check frames need at most that many
+    models_clean: tuple[float, ...]  # entry n-1: share of clean check frames that ask exactly n members
     fit_images: int
     check_images: int
     check_groups: int  # independent sources (tracks, stretches of a video) that the check images come from
@@ -80,6 +81,8 @@ class Calibration:
             scales = self.temperatures or ()
             if len(scales) < self.max_models or not all(1e-3 <= scale <= 1e3 for scale in scales):
                 raise ValueError("graded evidence needs a temperature from 0.001 to 1000 for every member")
+        if len(self.models_clean) != self.max_models or abs(sum(self.models_clean) - 1) > 1e-3:
+            raise ValueError(f"models_clean should be max_models = {self.max_models} shares that sum to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

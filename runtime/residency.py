@@ -7,12 +7,16 @@ furthest away is the last of the order. Least-recently-used would evict exactly 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pdtool.artifacts import BundleModel
 from pdtool.errors import GateError
 from pdtool.runtime.engine import Engine
 
-__all__ = ["Counters", "Need", "Residency", "need"]
+__all__ = ["Counters", "Need", "Residency", "expected_loads", "need"]
 
+WARM = 200  # frames after which what can stay loaded is
 NOISE = 2**19  # bytes; loading one file again and again takes up to 0.2 MiB more or less
 
 
@@ -169,3 +173,31 @@ class Residency:
         others = [name for name in self._engines if name not in (self.original.id, keep)]
         self._engines.pop(max(others, key=self._rank.__getitem__)).close()
         self.counters.evictions += 1
+
+
+def expected_loads(residency: Residency, models_clean: Sequence[float], *, frames: int = 2000) -> float:
+    """Loads a clean frame under the residency's budget and sizes, frames coming one by one, once it is warm.
+
+    `models_clean`: the share of clean frames that ask exactly 1, 2, ... members. Counted over `frames` frames drawn
+    from it, with engines that do nothing.
+    """
+    rng = np.random.default_rng(0)
+    shares = np.asarray(models_clean) / sum(models_clean)
+    played = Residency(residency.original, residency.members, residency.budget, lambda model: _Nothing())
+    played.set_order([residency.members.index(model) for model in residency.order])
+    loads = 0
+    for frame, asked in enumerate(rng.choice(len(shares), size=frames + WARM, p=shares) + 1):
+        if frame == WARM:
+            loads = played.counters.loads
+        for model in (played.original, *played.order[:asked]):
+            played.engine(model)
+    return (played.counters.loads - loads) / frames
+
+
+class _Nothing:
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Never called."""
+        return batch
+
+    def close(self) -> None:
+        """Nothing was opened."""

@@ -17,7 +17,7 @@ from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.engine_onnx import OnnxEngine
-from pdtool.runtime.residency import Need, Residency, need
+from pdtool.runtime.residency import Need, Residency, expected_loads, need
 from pdtool.runtime.sources import Frame
 from pdtool.runtime.waves import Answer, Late, TimeBudget, ask
 
@@ -35,6 +35,7 @@ class Plan:
     stays: int  # first members that stay loaded
     max_models: int
     expected_models_clean: float
+    expected_loads_clean: float  # models loaded for a clean frame once warm, frames coming one by one
 
 
 class Screener:
@@ -132,6 +133,7 @@ class Screener:
             stays=self.residency.stays(),
             max_models=self._table.max_models,
             expected_models_clean=self.calibration.expected_models_clean,
+            expected_loads_clean=expected_loads(self.residency, self.calibration.models_clean),
         )
 
     def screen(self, images: Images | Iterable[Images], *, source: str = "memory") -> list[Verdict]:

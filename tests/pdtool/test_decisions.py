@@ -24,7 +24,8 @@ def counts(flag_at, clear_at, **changes):
         "rule": "optimal", "evidence": "label", "max_models": len(flag_at), "flag_at": flag_at, "clear_at": clear_at,
         "flag_above": None, "clear_below": None, "temperatures": None,
     }  # fmt: skip
-    return Calibration(**(REST | given | changes))
+    models = {"models_clean": (0.0,) * (given["max_models"] - 1) + (1.0,)} if given["max_models"] else {}
+    return Calibration(**(REST | models | given | changes))
 
 
 def means(flag_above, clear_below, **changes):
@@ -32,7 +33,8 @@ def means(flag_above, clear_below, **changes):
         "rule": "optimal", "evidence": "graded", "max_models": len(flag_above), "flag_at": None, "clear_at": None,
         "flag_above": flag_above, "clear_below": clear_below, "temperatures": (1.0,) * len(flag_above),
     }  # fmt: skip
-    return Calibration(**(REST | given | changes))
+    models = {"models_clean": (0.0,) * (given["max_models"] - 1) + (1.0,)} if given["max_models"] else {}
+    return Calibration(**(REST | models | given | changes))
 
 
 def random_counts(rng, members):
@@ -172,6 +174,8 @@ def test_fields_of_the_other_evidence_are_refused():
         ({"flag_at": [None, None]}, "decide every count"),
         ({"max_models": 3}, "3 entries"),
         ({"max_models": 0}, "0 entries"),
+        ({"models_clean": [0.5]}, "models_clean should be"),
+        ({"models_clean": [0.5, 0.4]}, "shares that sum to 1"),
         ({"rule": "bayes"}, "rule"),
         ({"evidence": "logits"}, "evidence"),
         ({"surprise": 1}, "surprise"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pdtool.artifacts import BundleModel, FileEntry, Parity
 from pdtool.errors import GateError
-from pdtool.runtime.residency import Residency, need
+from pdtool.runtime.residency import Residency, expected_loads, need
 
 
 class Recorder:
@@ -131,6 +131,21 @@ def test_the_budget_holds_for_any_sizes_depths_and_orders(sizes, spare, depths, 
         assert set(residency.resident) == set(recorder.open)
     residency.close()
     assert recorder.open == {}
+
+
+def test_expected_loads_are_those_of_real_frames():
+    shares = (0.5, 0.2, 0.1, 0.0, 0.1, 0.0, 0.0, 0.1)
+    for budget in (None, 110, 70, 40):
+        residency = residency_of(8, budget, Recorder().load)
+        residency.set_order([3, 1, 4, 0, 5, 7, 2, 6])
+        depths = np.random.default_rng(7).choice(8, size=3000, p=shares) + 1
+        scan(residency, 20, 8)
+        before = residency.counters.loads
+        for depth in depths:
+            scan(residency, 1, depth)
+        real = (residency.counters.loads - before) / len(depths)
+        assert expected_loads(residency, shares) == pytest.approx(real, abs=0.1 * real + 0.02)
+        assert (real == 0) == (budget in (None, 110))
 
 
 # -- measured after loading
