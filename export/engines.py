@@ -1,0 +1,93 @@
+"""Plans into a bundle's cache, built here: with TensorRT on this machine's GPU, with TensorRT-RTX on any machine."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pdtool.artifacts import BundleModel
+from pdtool.devices.catalogue import Precision
+from pdtool.files import read_checked
+from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
+from pdtool.runtime.engine_loader import key_of, make_record, store_plan
+from pdtool.runtime.engine_tensorrt import TensorRTEngine
+from pdtool.runtime.plans import PlanRecord
+from pdtool.runtime.tensorrt_module import Library, library_of
+from pdtool.runtime.tensorrt_session import TensorRTSession
+
+__all__ = ["export_plans", "trtexec_line"]
+
+
+def export_plans(
+    folder: Path,
+    models: Sequence[BundleModel],
+    precision: Precision,
+    trt: Any,
+    options: BuildOptions,
+    *,
+    session: TensorRTSession | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> tuple[PlanRecord, ...]:
+    """Build the plan of every model of the bundle in `folder` and put it, with its record, into the bundle's cache.
+
+    `session` measures each plan on the GPU; None (TensorRT-RTX alone builds without a GPU): the records' sizes are
+    null. One timing cache serves all models. `advance(1)` is called after each. Raises IntegrityError for a changed
+    ONNX file, InputError where the parser refuses one, GateError where a build fails, MissingError without TensorRT.
+    """
+    options, timing, records = replace(options, precision=precision), TimingCache(), []
+    gpu = session.memory if session else None
+    for model in models:
+        onnx = read_checked(folder / model.file.path, model.file.bytes, model.file.sha256)
+        key = key_of(trt, gpu.compute_capability if gpu else None, precision, model.file.sha256)
+        engine = None
+        if session is None:
+            plan, image = build_plan(trt, onnx, options, name=model.id, timing=timing)
+        else:
+            with session.active():
+                plan, image = build_plan(trt, onnx, options, name=model.id, timing=timing)
+            engine = TensorRTEngine(session, plan, name=model.id)
+        record = make_record(model.id, key, plan, image, options, gpu=gpu.gpu if gpu else None, engine=engine)
+        if engine is not None:
+            engine.close()
+        store_plan(folder, record, plan)
+        records.append(record)
+        advance(1)
+    return tuple(records)
+
+
+def trtexec_line(
+    onnx: str,
+    plan: str,
+    image: tuple[int, ...],
+    options: BuildOptions,
+    *,
+    library: Library = "tensorrt",
+    trt: Any = None,
+) -> str:
+    """The command line of NVIDIA's own tool that builds the same plan; `trt` None: for a strongly typed line (10, 11).
+
+    trtexec has no word for the tactic DRAM limit, which is therefore left out.
+
+    >>> trtexec_line("m0.onnx", "m0.plan", (3, 32, 32), BuildOptions(batch_max=8))
+    'trtexec --onnx=m0.onnx --saveEngine=m0.plan --minShapes=input:1x3x32x32 --optShapes=input:1x3x32x32 \
+--maxShapes=input:8x3x32x32 --noTF32 --stronglyTyped --skipInference'
+    """
+    library = library_of(trt) if trt is not None else library
+    shape = "x".join(map(str, image))
+    parts = ["trtexec" if library == "tensorrt" else "tensorrt_rtx", f"--onnx={onnx}", f"--saveEngine={plan}"]
+    for word, batch in (("min", options.batch_min), ("opt", options.batch_opt), ("max", options.batch_max)):
+        parts.append(f"--{word}Shapes=input:{batch}x{shape}")
+    if options.workspace is not None:
+        parts.append(f"--memPoolSize=workspace:{options.workspace}B")
+    if options.level is not None:
+        parts.append(f"--builderOptimizationLevel={options.level}")
+    if options.precision == "fp32":
+        parts.append("--noTF32")
+    typed = trt is None or hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    always = trt is not None and not hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH")
+    if typed and not always and library == "tensorrt":
+        parts.append("--stronglyTyped")
+    elif not typed and options.precision != "fp32":
+        parts.append(f"--{options.precision}")
+    return shlex.join([*parts, "--skipInference"])
