@@ -19,6 +19,7 @@ DISTRIBUTION_OF = {
     "torch_pruning": "torch-pruning",
     "sklearn": "scikit-learn",
     "PIL": "pillow",
+    "cuda": "cuda-bindings",
 }  # where unlike the import
 ENABLES = {
     "compress": "train, compress, export",
@@ -26,6 +27,7 @@ ENABLES = {
     "camera": "pictures, video files and cameras",
     "evaluate": "attacks and HTML reports",
     "tensorrt": "engines on an NVIDIA GPU",
+    "cuda": "engines on an NVIDIA GPU where pycuda cannot be compiled",
 }
 
 

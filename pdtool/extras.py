@@ -28,6 +28,7 @@ EXTRA_OF = {
     "matplotlib": "evaluate",
     "tensorrt": "tensorrt",
     "pycuda": "tensorrt",
+    "cuda": "cuda",
 }
 
 

@@ -7,6 +7,7 @@ end, and one made beside the primary one ends in "invalid resource handle" (depl
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,16 +98,11 @@ def open_memory(index: int = 0) -> DeviceMemory:
     from pdtool.runtime.memory_cuda import CudaMemory
     from pdtool.runtime.memory_pycuda import PycudaMemory
 
-    try:
-        import pycuda  # type: ignore[import-not-found]  # noqa: F401  # decides which provider; opened below
-    except ImportError:
-        try:
-            return CudaMemory(index)
-        except MissingError as error:
-            if "not installed" not in str(error):
-                raise
-            raise MissingError(
-                "running TensorRT engines needs pycuda or cuda-bindings, neither is installed; "
-                "run: pip install 'pdtool[tensorrt]' (on a Jetson: pip install pycuda, the CUDA toolkit is in JetPack)"
-            ) from None
-    return PycudaMemory(index)
+    if find_spec("pycuda") is not None:
+        return PycudaMemory(index)
+    if find_spec("cuda") is not None:
+        return CudaMemory(index)
+    raise MissingError(
+        "pycuda is needed to run TensorRT engines but is not installed; "
+        "run: pip install 'pdtool[tensorrt]', or 'pdtool[cuda]' where there is no compiler"
+    )

@@ -1,5 +1,6 @@
 """GPU memory by pycuda; see `pdtool.runtime.device_memory`. Never `pycuda.autoinit`: it makes a context of its own."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -105,9 +106,21 @@ class PycudaMemory:
             return
         with self.active():
             self._stream = None
+        current = _current()
         self._context.detach()
         self._context = None
+        if _current() not in (current, None):
+            # pycuda pushes the context to release it and takes releasing for popping ("pop is implicit in detach",
+            # cuda.hpp), which is true of contexts that it made itself and not of the primary one.
+            ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def _full(self, size: int) -> MemoryError:
         free, total = self.available()
         return MemoryError(f"{size} bytes asked of {self.gpu}, {free} of {total} are free")
+
+
+def _current() -> int | None:
+    """The context that is current in this thread, which pycuda does not say of contexts that others made."""
+    context = ctypes.c_void_p()
+    ctypes.CDLL("libcuda.so.1").cuCtxGetCurrent(ctypes.byref(context))
+    return context.value
