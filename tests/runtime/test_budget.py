@@ -80,6 +80,7 @@ def rewrite(folder, opened, replaced):
         opened.calibration,
         models_sha256=models_digest(bundle),
         max_models=count,
+        models_clean=(0.0,) * (count - 1) + (1.0,),
         flag_at=(None,) * (count - 1) + (1,),
         clear_at=(None,) * (count - 1) + (0,),
     )

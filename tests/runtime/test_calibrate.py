@@ -191,8 +191,14 @@ def test_a_graded_calibration_needs_a_temperature_a_member(bundle):
     assert opened.calibration is not None and opened.calibration.temperatures is not None
     with pytest.raises(ValueError, match="temperature from 0.001 to 1000 for every member"):
         dataclasses.replace(opened.calibration, temperatures=opened.calibration.temperatures[:0])
-    short = dataclasses.replace(opened.calibration, temperatures=opened.calibration.temperatures[:-1], max_models=7,
-                                flag_above=(None,) * 6 + (0.5,), clear_below=(None,) * 6 + (0.5,))  # fmt: skip
+    short = dataclasses.replace(
+        opened.calibration,
+        temperatures=opened.calibration.temperatures[:-1],
+        max_models=7,
+        flag_above=(None,) * 6 + (0.5,),
+        clear_below=(None,) * 6 + (0.5,),
+        models_clean=(0.0,) * 6 + (1.0,),
+    )
     write_calibration(opened, short)
     with pytest.raises(InputError, match="temperatures"):
         Screener.open(bundle)
