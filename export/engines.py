@@ -6,17 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pdtool.artifacts import BundleModel
+import numpy as np
+
+from pdtool.artifacts import BundleModel, Parity
 from pdtool.devices.catalogue import Precision
+from pdtool.errors import GateError
 from pdtool.files import read_checked
+from pdtool.images import Images, as_input
 from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
 from pdtool.runtime.engine_loader import key_of, make_record, store_plan
+from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
 from pdtool.runtime.plans import PlanRecord
 from pdtool.runtime.tensorrt_module import Library, library_of
 from pdtool.runtime.tensorrt_session import TensorRTSession
 
 __all__ = ["export_plans", "trtexec_line"]
+
+PIECE = 64  # images at once
 
 
 def export_plans(
@@ -27,33 +34,57 @@ def export_plans(
     options: BuildOptions,
     *,
     session: TensorRTSession | None = None,
+    images: Images | None = None,
+    min_agreement: float = 0.99,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[PlanRecord, ...]:
     """Build the plan of every model of the bundle in `folder` and put it, with its record, into the bundle's cache.
 
-    `session` measures each plan on the GPU; None (TensorRT-RTX alone builds without a GPU): the records' sizes are
-    null. One timing cache serves all models. `advance(1)` is called after each. Raises IntegrityError for a changed
-    ONNX file, InputError where the parser refuses one, GateError where a build fails, MissingError without TensorRT.
+    With a `session`, each plan is loaded on the GPU, measured, and its labels for `images` (N, H, W, C) compared with
+    those of its ONNX file; None (TensorRT-RTX alone builds without a GPU): the records' sizes and parity are null. One
+    timing cache serves all models. `advance(1)` is called after each. Raises IntegrityError for a changed ONNX file,
+    InputError where the parser refuses one, GateError where a build fails or fewer than `min_agreement` of the labels
+    agree, MissingError without TensorRT.
     """
     options, timing, records = replace(options, precision=precision), TimingCache(), []
-    gpu = session.memory if session else None
     for model in models:
         onnx = read_checked(folder / model.file.path, model.file.bytes, model.file.sha256)
-        key = key_of(trt, gpu.compute_capability if gpu else None, precision, model.file.sha256)
-        engine = None
         if session is None:
+            key = key_of(trt, None, precision, model.file.sha256)
             plan, image = build_plan(trt, onnx, options, name=model.id, timing=timing)
+            record = make_record(model.id, key, plan, image, options)
         else:
+            key = key_of(trt, session.memory.compute_capability, precision, model.file.sha256)
             with session.active():
                 plan, image = build_plan(trt, onnx, options, name=model.id, timing=timing)
             engine = TensorRTEngine(session, plan, name=model.id)
-        record = make_record(model.id, key, plan, image, options, gpu=gpu.gpu if gpu else None, engine=engine)
-        if engine is not None:
-            engine.close()
+            try:
+                parity = None if images is None else _parity(engine, onnx, images, model.id, min_agreement)
+                gpu = session.memory.gpu
+                record = make_record(model.id, key, plan, image, options, gpu=gpu, engine=engine, parity=parity)
+            finally:
+                engine.close()
         store_plan(folder, record, plan)
         records.append(record)
         advance(1)
     return tuple(records)
+
+
+def _parity(engine: TensorRTEngine, onnx: bytes, images: Images, name: str, least: float) -> Parity:
+    """How a plan compares with its ONNX file, which the export has compared with the original net already."""
+    reference = OnnxEngine(onnx, name=name)
+    pieces = [as_input(images[i : i + PIECE]) for i in range(0, len(images), PIECE)]
+    expected = np.concatenate([reference.run(piece) for piece in pieces])
+    reference.close()
+    came = np.concatenate([engine.run(piece) for piece in pieces])
+    agreement = float((expected.argmax(axis=1) == came.argmax(axis=1)).mean())
+    difference = float(np.abs(expected - came).max())
+    if agreement < least or not np.isfinite(difference):
+        raise GateError(
+            f"{name}: the plan agrees with its ONNX file on {agreement:.1%} of {len(images)} images, --min-agreement "
+            f"asks for {least:.1%} (largest difference {difference:.3g}); use --format onnx or another precision"
+        )
+    return Parity(images=len(images), label_agreement=agreement, max_difference=difference)
 
 
 def trtexec_line(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pdtool.artifacts import BundleModel, entry_of
+from pdtool.artifacts import BundleModel, Parity, entry_of
 from pdtool.devices.catalogue import Precision
 from pdtool.errors import InputError
 from pdtool.files import write_atomic, write_error
@@ -111,6 +111,7 @@ def make_record(
     *,
     gpu: str | None = None,
     engine: TensorRTEngine | None = None,
+    parity: Parity | None = None,
 ) -> PlanRecord:
     """What lies beside a plan; `engine` is the plan loaded once, None where there is no GPU: sizes not measured."""
     header = read_header(plan, name=model)
@@ -127,6 +128,7 @@ def make_record(
         device_memory_bytes=engine.scratch_bytes if engine else None,
         weights_bytes=engine.weights_bytes if engine else None,
         measured_bytes=engine.measured_bytes if engine else None,
+        parity=parity,
     )
 
 

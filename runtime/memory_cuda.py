@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pdtool.errors import MissingError
-from pdtool.extras import require
 from pdtool.runtime.device_memory import IoBuffer
+from pdtool.runtime.tensorrt_module import load
 
 __all__ = ["CudaMemory"]
 
@@ -19,7 +19,7 @@ class CudaMemory:
 
     def __init__(self, index: int = 0) -> None:
         """Raises MissingError without cuda-bindings or without a GPU."""
-        self._cuda: Any = require("cuda.bindings.driver", "run TensorRT engines without pycuda")
+        self._cuda: Any = load("cuda.bindings.driver", "run TensorRT engines without pycuda")
         attribute = self._cuda.CUdevice_attribute
         try:
             self._call("cuInit", 0)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pdtool.errors import MissingError
-from pdtool.extras import require
 from pdtool.runtime.device_memory import IoBuffer
+from pdtool.runtime.tensorrt_module import load
 
 __all__ = ["PycudaMemory"]
 
@@ -19,7 +19,7 @@ class PycudaMemory:
 
     def __init__(self, index: int = 0) -> None:
         """Raises MissingError without pycuda or without a GPU."""
-        self._cuda: Any = require("pycuda.driver", "run TensorRT engines")
+        self._cuda: Any = load("pycuda.driver", "run TensorRT engines")
         try:
             self._cuda.init()
             device = self._cuda.Device(index)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pdtool.artifacts import FileEntry
+from pdtool.artifacts import FileEntry, Parity
 from pdtool.devices.catalogue import PRECISIONS, Precision
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import read_checked, read_limited
@@ -83,6 +83,7 @@ class PlanRecord:
     device_memory_bytes: int | None  # scratch that it needs while it runs
     weights_bytes: int | None  # where TensorRT says (10.16 and later)
     measured_bytes: int | None  # what loading it took on the GPU: weights and what its context keeps, no scratch
+    parity: Parity | None  # with the ONNX file in ONNX Runtime, where an export compared them
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_min <= self.batch_opt <= self.batch_max:

@@ -3,34 +3,46 @@
 No version string decides anything here or in `engine_tensorrt` and `build_plan`: an attribute is there or it is not.
 """
 
-import importlib
 from collections import deque
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
 from pdtool.errors import MissingError
 from pdtool.extras import require
 
-__all__ = ["Library", "find_tensorrt", "library_of", "logger_of", "said"]
+__all__ = ["Library", "find_tensorrt", "library_of", "load", "logger_of", "said"]
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
 KEPT = 50  # messages; a failing build says the same thing many times
 
 
 def find_tensorrt(library: Library = "tensorrt") -> ModuleType:
-    """The module object of an installed TensorRT. Raises MissingError with the command that installs it."""
+    """The module object of an installed TensorRT.
+
+    Raises MissingError with the command that installs it, or with the loader's words where it does not load.
+    """
     if library == "tensorrt":
-        return require("tensorrt", "build and run TensorRT engines")
-    for names in (("tensorrt_rtx",), ("tensorrt_rtx_libs", "tensorrt_rtx_bindings")):  # the second loads the first's
-        try:
-            return [importlib.import_module(name) for name in names][-1]
-        except ImportError:
-            continue
-    raise MissingError(
-        "tensorrt_rtx is needed to build and run TensorRT-RTX engines but is not installed; "
-        "run: pip install tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings"
-    )
+        return load("tensorrt", "build and run TensorRT engines")
+    if find_spec("tensorrt_rtx") is not None:
+        return load("tensorrt_rtx", "build and run TensorRT-RTX engines")
+    if find_spec("tensorrt_rtx_libs") is None or find_spec("tensorrt_rtx_bindings") is None:
+        raise MissingError(
+            "tensorrt_rtx is needed to build and run TensorRT-RTX engines but is not installed; "
+            "run: pip install tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings"
+        )
+    load("tensorrt_rtx_libs", "load TensorRT-RTX")  # the bindings find the library that this one has loaded
+    return load("tensorrt_rtx_bindings", "build and run TensorRT-RTX engines")
+
+
+def load(module: str, purpose: str) -> ModuleType:
+    """`pdtool.extras.require`, and a MissingError, too, for a package whose libraries do not load."""
+    try:
+        return require(module, purpose)
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise MissingError(f"{module} is installed but does not load ({reason}); run `pdtool doctor`") from None
 
 
 def library_of(trt: Any) -> Library:

@@ -129,4 +129,9 @@ def open_session(library: Library = "tensorrt", *, index: int = 0) -> TensorRTSe
     Raises MissingError where the library, a way to its memory or the GPU is missing: the caller may then run the
     bundle's ONNX files with ONNX Runtime instead.
     """
-    return TensorRTSession(find_tensorrt(library), open_memory(index))
+    trt, memory = find_tensorrt(library), open_memory(index)
+    try:
+        return TensorRTSession(trt, memory)
+    except BaseException:
+        memory.close()
+        raise

@@ -1,7 +1,7 @@
 """Real plans, built on the CPU by TensorRT-RTX's own builder and parser. Running one needs a GPU: not tested here.
 
 Each build runs in a process of its own, since a crash in the library must not take the tests along. Install with
-pip install 'pdtool[rtx-test]'.
+pip install -e '.[rtx-test]'.
 """
 
 import importlib.util
@@ -17,12 +17,14 @@ import pytest
 from pdtool.errors import IntegrityError
 from pdtool.files import sha256_bytes
 from pdtool.runtime.bundle import open_bundle
-from pdtool.runtime.plans import check_header, find_plan, read_header
+from pdtool.runtime.plans import EngineKey, check_header, find_plan, read_header
+from tests.runtime.fake_tensorrt import ABSENT
+from tests.runtime.test_tensorrt_surface import used_on
 
 INSTALLED = all(importlib.util.find_spec(f"tensorrt_rtx_{part}") for part in ("libs", "bindings"))
 pytestmark = [
     pytest.mark.tensorrt,
-    pytest.mark.skipif(not INSTALLED, reason="TensorRT-RTX is not installed; pip install 'pdtool[rtx-test]'"),
+    pytest.mark.skipif(not INSTALLED, reason="TensorRT-RTX is not installed; pip install -e '.[rtx-test]'"),
 ]
 
 PRELUDE = """
@@ -60,6 +62,9 @@ DESERIALISE = """
 runtime = trt.Runtime(logger_of(trt))
 engine = runtime.deserialize_cuda_engine(Path(sys.argv[1]).read_bytes())
 answer(engine=engine is not None, said=said(trt))
+"""
+LOOK = """
+answer(has=[hasattr(getattr(trt, owner, None) if owner else trt, name) for owner, name in json.loads(sys.argv[1])])
 """
 
 
@@ -101,8 +106,8 @@ def test_every_model_of_a_bundle_becomes_a_plan_with_its_record(exported):
         assert record["key"]["compute_capability"] == "any"
         assert (record["batch_min"], record["batch_opt"], record["batch_max"]) == (1, 2, 4)
         # nothing that only a GPU can tell is claimed
-        unmeasured = ("gpu", "device_memory_bytes", "weights_bytes", "measured_bytes")
-        assert [record[field] for field in unmeasured] == [None] * 4
+        unmeasured = ("gpu", "device_memory_bytes", "weights_bytes", "measured_bytes", "parity")
+        assert [record[field] for field in unmeasured] == [None] * 5
         assert len(plan) > 0.9 * 4 * model.parameters  # the weights are inside
 
 
@@ -110,8 +115,6 @@ def test_the_record_is_what_lets_a_plan_in(exported, tmp_path):
     folder = Path(shutil.copytree(exported[0], tmp_path / "bundle"))
     (path,) = folder.glob("engines/*/original.plan")
     record = json.loads(path.with_suffix(".json").read_text())
-    from pdtool.runtime.plans import EngineKey
-
     key = EngineKey(**record["key"])
     found = find_plan(folder, "original", key)
     assert found is not None and found[1] == path.read_bytes()
@@ -161,6 +164,13 @@ def test_half_tensors_build_and_take_half_the_bytes(make_half, tmp_path):
         assert plan is not None
         sizes[half] = len(plan)
     assert 0.45 < sizes[True] / sizes[False] < 0.6
+
+
+def test_every_attribute_that_the_adapter_uses_is_there_and_what_the_fake_lacks_is_not(make_half):
+    used, absent = used_on("rtx", make_half(False)), sorted(ABSENT["rtx"])
+    said = run(LOOK, json.dumps(used + absent))
+    assert [name for name, has in zip(used, said["has"][: len(used)], strict=True) if not has] == []
+    assert said["has"][len(used) :] == [False] * len(absent)
 
 
 def test_a_truncated_plan_gives_none_and_a_reason(exported, tmp_path):

@@ -49,6 +49,9 @@ def flags(name, *words):
 class FakeTensorRT:
     """The module object of one line; `events` records what happened, `used` the attributes that were asked for."""
 
+    Runtime: Any
+    wrong = False  # engines answer with the logits of other classes
+
     def __init__(self, line, memory):
         self.line, self.memory = line, memory
         self.events, self.used = [], set()
@@ -249,7 +252,7 @@ class IExecutionContext(Part):
         def kernel():
             memory.at(*self._scratch)[:] = 77  # whoever else relies on it would notice
             pixels = memory.at(self._at["input"], int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
-            logits = self._session.run(np.array(pixels))
+            logits = self._session.run(np.array(pixels))[:, :: -1 if trt.wrong else 1]
             memory.at(self._at["logits"], count).view(np.float32)[:] = logits.ravel()
             trt.working = None
 
