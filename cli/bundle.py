@@ -39,7 +39,8 @@ def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
             f"calibrated ({c.rule}) on {c.data}: at most {percent(c.target_fpr)} false alarms promised, "
             f"{percent(c.realised_fpr)} measured, bound {percent(c.fpr_upper)}: {kept}"
         )
-    print(f"{bundle}: {p.channels}x{p.height}x{p.width}, {len(opened.bundle.classes)} classes, {state}")
+    classes, precision = len(opened.bundle.classes), opened.bundle.precision
+    print(f"{bundle}: {p.channels}x{p.height}x{p.width}, {classes} classes, {precision}, {state}")
     rows = [
         (
             m.id,

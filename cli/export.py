@@ -1,6 +1,6 @@
 """`pdtool export`: a pool becomes the folder that goes to the device."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -8,16 +8,35 @@ from pdtool.cli import options
 from pdtool.cli.output import emit, mib, note, percent, progress, set_quiet, table
 from pdtool.errors import GateError, InputError, UsageError
 
+if TYPE_CHECKING:
+    from pdtool.devices.catalogue import DeviceProfile, Precision
+
 
 def export(
     pool: options.PoolFolder,
     out: options.Out,
     format: Annotated[str, typer.Option(help="What to export to: onnx.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="Number format of weights and arithmetic: fp32.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"], typer.Option(help="Number format of weights and arithmetic inside the files.")
+    ] = "fp32",
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Clean images: half set the ranges of int8, all others judge the files, with the pool's held-out "
+            "samples (default: these alone). Not the images that `pdtool calibrate` will get; training images will do.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Check that it fits this board (`pdtool devices`).")] = None,
     min_agreement: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Fail where fewer labels than this agree with torch.")
-    ] = 0.99,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Fail where fewer labels than this agree with torch (fp32) or with the fp32 file. "
+            "[default: fp32 0.99, fp16 0.98, int8 0.9]",
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Most images at once that memory is measured for (default: 32).")
     ] = None,
@@ -27,34 +46,64 @@ def export(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Export a POOL to ONNX, check every file against torch on real images, measure its memory."""
+    """Export a POOL to ONNX, check every file on real images, measure its memory."""
     set_quiet(quiet)
-    if (format, precision) != ("onnx", "fp32"):
-        raise UsageError(f"--format {format} --precision {precision}: expected --format onnx --precision fp32")
-    if not 0 <= min_agreement <= 1:  # the option's own bounds let nan through
+    if format != "onnx":
+        raise UsageError(f"--format {format}: expected --format onnx")
+    if min_agreement is not None and not 0 <= min_agreement <= 1:  # the option's own bounds let nan through
         raise UsageError(f"--min-agreement should lie in [0, 1], is {min_agreement}")
     from pdtool.compress.folder import open_pool
     from pdtool.devices.catalogue import find
     from pdtool.devices.roofline import fits
     from pdtool.export.bundle import export_pool
+    from pdtool.export.real import pick_images
     from pdtool.runtime.bundle import BATCH
     from pdtool.runtime.residency import need
 
     batch = batch or BATCH
     board = find(device) if device else None
-    used = [member for member in open_pool(pool, model=model).pool.members if member.used]
+    opened = open_pool(pool, model=model)
+    used = [member for member in opened.pool.members if member.used]
     if dry_run:
         if out.exists() and not force:
             raise InputError(f"{out}: exists already; choose another --out or add --force to replace it")
         if not used:
             raise GateError(f"{pool}: no member met its accuracy floor; compress again with a smaller --rate")
-        note(f"would export the original and {len(used)} members to {out}")
+        images = pick_images(opened, precision, calibration_data)
+        ranges = 0 if images.ranges is None else len(images.ranges)
+        note(
+            f"would export the original and {len(used)} members at {precision} to {out}, judged on "
+            f"{len(images.judged)} images" + (f", with ranges from {ranges} others" if ranges else "")
+        )
         if json:
-            emit({"out": str(out), "members": [member.id for member in used], "measured_batch": batch})
+            emit(
+                {
+                    "out": str(out),
+                    "members": [member.id for member in used],
+                    "measured_batch": batch,
+                    "precision": precision,
+                    "images_judged": len(images.judged),
+                    "images_ranges": ranges,
+                }
+            )
         return
+    if precision == "int8" and calibration_data is None:
+        note("the ranges of int8 come from half of the pool's few samples; --calibration-data gives more, and judges")
+    if precision != "fp32":
+        note(f"{precision} is for GPUs: on a CPU ONNX Runtime is no faster with it, only the files are smaller")
+    if board is not None and (warning := _slower(board, precision)):
+        note(warning)
     with progress("exporting", len(used) + 1) as bar:
         bundle = export_pool(
-            pool, out, min_agreement=min_agreement, batch=batch, model=model, force=force, advance=bar.advance
+            pool,
+            out,
+            precision=precision,
+            calibration_data=calibration_data,
+            min_agreement=min_agreement,
+            batch=batch,
+            model=model,
+            force=force,
+            advance=bar.advance,
         )
     if json:
         emit(bundle)
@@ -71,8 +120,10 @@ def export(
             )
             for model in (bundle.original, *bundle.members)
         ]
-        headers = ("model", "file", "resident", "load peak", "accuracy", "labels as torch", "largest difference")
-        table(f"{out}: ONNX, memory for batches of {batch}", headers, rows)
+        agreement = "labels as torch" if precision == "fp32" else "labels as fp32"
+        headers = ("model", "file", "resident", "load peak", "accuracy", agreement, "largest difference")
+        judged = bundle.original.parity.images
+        table(f"{out}: ONNX {precision}, judged on {judged} images, memory for batches of {batch}", headers, rows)
     note(f"next: pdtool calibrate {out} --data CLEAN_IMAGES --target-fpr 0.05")
     if board is not None:
         all_loaded = need(bundle.original, bundle.members).everything
@@ -83,3 +134,13 @@ def export(
                 f"--memory-budget or compress fewer members (the bundle was written)"
             )
         note(f"fits {board.name}: {mib(all_loaded)} of {mib(board.memory_bytes)} with every model loaded")
+
+
+def _slower(board: "DeviceProfile", precision: "Precision") -> str | None:
+    """What there is to say where a precision does not pay on a board, as far as the catalogue knows."""
+    peak, full = board.peak(precision), board.peak("fp32")
+    if peak is None:
+        return f"{board.name} has no known {precision} peak: it may be slower there than fp32, or not run on its GPU"
+    if precision != "fp32" and full is not None and peak <= full:
+        return f"{board.name} computes no faster at {precision} than at fp32"
+    return None

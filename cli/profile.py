@@ -22,7 +22,10 @@ def profile(
         typer.Option(min=1, help="Images at once for the memory figures (default: as many as the bundle screens)."),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Single images timed, a model.")] = 50,
-    precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Of the estimates for --device.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Of the estimates for --device (default: the bundle's; fp32 for a pool)."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
     model: options.PoolModel = None,
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers for every model.")] = False,

@@ -89,7 +89,7 @@ def evaluate_bundle(
             truth = labels_as(clean_data, opened.bundle.classes)
         if truth is None:
             raise InputError(f"{data}: has no labels; an attack is judged by them")
-        refuse_seen(clean_data, opened.read(opened.bundle.seen), "the pool was made on")
+        refuse_seen(clean_data, opened.read(opened.bundle.seen), opened.made_on)
         refuse_seen(clean_data, b64decode(calibration.seen), "the bundle was calibrated on")
         net = of.original()
         base = {"model": of.pool.model, "model_sha256": of.pool.original.file.sha256, "data": data}

@@ -99,7 +99,7 @@ def profile(
     folder: Path,
     *,
     device: DeviceProfile | None = None,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     batch: int = 1,
     runs: int = 50,
     threads: int | None = None,
@@ -107,9 +107,10 @@ def profile(
 ) -> Profile:
     """Measure the models of a bundle, or of a pool through a temporary ONNX bundle, on this machine.
 
-    `device` and `precision` are for the estimates alone: measured is what the bundle holds. Memory is measured with
-    `batch` images at once, latency with `runs` single images, in a fresh process. Raises InputError where `folder` is
-    neither pool nor bundle, UsageError for a batch or number of runs below 1 or a precision `device` has no peak for.
+    `device` and `precision` (None: the bundle's) are for the estimates alone: measured is what the bundle holds, fp32
+    for a pool. Memory is measured with `batch` images at once, latency with `runs` single images, in a fresh process.
+    Raises InputError where `folder` is neither pool nor bundle, UsageError for a batch or number of runs below 1 or a
+    precision `device` has no peak for.
     """
     if batch < 1 or runs < 1:
         raise UsageError(f"batch and runs should be at least 1, are {batch} and {runs}")
@@ -171,13 +172,14 @@ def _profile(
     folder: Path,
     kind: Literal["pool", "bundle"],
     device: DeviceProfile | None,
-    precision: Precision,
+    precision: Precision | None,
     batch: int,
     runs: int,
     threads: int | None,
     notes: tuple[str, ...],
 ) -> Profile:
     bundle, calibration = opened.bundle, opened.calibration
+    precision = precision or bundle.precision
     costs = opened.costs()
     if device is not None:  # an unknown peak is found out before the measuring
         estimate(costs[bundle.original.id], 0, device, precision)

@@ -169,7 +169,10 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How an exported file compares with its torch model on `images` real images."""
+    """How an exported file compares on `images` real images: fp32 with its torch model, the others with the fp32 file.
+
+    No image that set the ranges of int8 is among them.
+    """
 
     images: int
     label_agreement: float
@@ -202,14 +205,14 @@ class Bundle:
     FORMAT: ClassVar[str] = "pdtool.bundle/1"
     pdtool: str
     backend: Literal["onnxruntime"]
-    precision: Literal["fp32"]
+    precision: Literal["fp32", "fp16", "int8"]  # of weights and arithmetic inside the files; in and out is float32
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     original: BundleModel
     members: tuple[BundleModel, ...]
     costs: FileEntry  # costs.json: model id -> ModelCosts
     calibration: FileEntry | None  # calibration.json once calibrated
-    seen: FileEntry  # which images the pool was made on; calibrating on them is refused
+    seen: FileEntry  # which images the pool or the ranges of int8 were made on; calibrating on them is refused
     measured_batch: int  # images at once when the memory was measured
     digest: str
 

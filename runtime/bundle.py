@@ -44,6 +44,11 @@ class OpenBundle:
         """A file's bytes, checked again at this moment. Raises IntegrityError."""
         return read_checked(self.folder / entry.path, entry.bytes, entry.sha256)
 
+    @property
+    def made_on(self) -> str:
+        """What was done with the images of `seen.bin`, for `pdtool.data.refuse_seen`."""
+        return "the pool or its int8 files were made on" if self.bundle.precision == "int8" else "the pool was made on"
+
     def costs(self) -> dict[str, ModelCosts]:
         """Model id -> its costs, layer by layer."""
         document = parse(self.read(self.bundle.costs), file=self.bundle.costs.path)

@@ -64,7 +64,7 @@ def calibrate_bundle(
     check_promise(target_fpr, confidence)
     opened = open_bundle(folder)
     data = _distinct(load(size_of(opened.bundle.preprocessing)))
-    refuse_seen(data, opened.read(opened.bundle.seen), "the pool was made on")
+    refuse_seen(data, opened.read(opened.bundle.seen), opened.made_on)
     if latency_ms is not None:
         most = affordable(opened, data.images[:1], latency_ms)
         settings = replace(settings, max_models=min(settings.max_models, most))

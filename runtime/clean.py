@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pdtool.data import Dataset, load_data
+from pdtool.data import Dataset, Role, load_data
 from pdtool.errors import InputError
 from pdtool.images import Size, fit, fit_all
 from pdtool.runtime.sources import open_frames
@@ -17,14 +17,15 @@ VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts
 BLOCKS, BLOCK_FRAMES = 160, 300
 
 
-def load_clean(spec: str, size: Size, *, limit: int | None = None) -> Dataset:
+def load_clean(spec: str, size: Size, *, limit: int | None = None, role: Role = "calibrate") -> Dataset:
     """The images of a data spec (labels where there are some) or of a video file, in the input's size.
 
     A video's frames are not independent: they are grouped into contiguous stretches, which the calibration's split
-    keeps whole. With `limit` a video is read evenly. Raises InputError for data that cannot be used.
+    keeps whole. With `limit` a video is read evenly; `role` as for `load_data`. Raises InputError for data that cannot
+    be used.
     """
     if Path(spec).suffix.lower() not in VIDEOS:
-        return load_data(spec, size, role="calibrate", limit=limit, labelled=False)
+        return load_data(spec, size, role=role, limit=limit, labelled=False)
     images = []
     skipped = []
     with open_frames(spec) as frames:

@@ -272,6 +272,15 @@ def test_stopping_while_it_starts_is_no_traceback():
     assert '\npdtool = "pdtool.__main__:main"\n' in project  # the installed command starts there, too
 
 
+def test_unusable_data_to_set_the_ranges_of_int8(workshop, tmp_path):
+    export = ("export", workshop / "pool", "--out", tmp_path / "out", "--precision")
+    (tmp_path / "empty").mkdir()
+    fails(3, "no images", *export, "int8", "--calibration-data", tmp_path / "empty")
+    fails(3, "does not exist", *export, "fp16", "--calibration-data", "no/such")
+    assert pdtool(*export, "int4").returncode == 2
+    assert os.listdir(tmp_path) == ["empty"]
+
+
 def test_trying_an_export(workshop, tmp_path):
     export = ("export", workshop / "pool", "--out", tmp_path / "out", "--dry-run")
     done = pdtool(*export, "--json")
