@@ -1,6 +1,7 @@
 """fp16 and int8 bundles: what is inside the files, what they agree on, who judges them, and what stops an export."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -132,6 +133,28 @@ def test_int8_holds_what_tensorrt_reads(bundles):
                 weight, scale = arrays[source.input[0]], arrays[source.input[1]]
                 assert weight.dtype == np.int8 and scale.shape == (weight.shape[0],)
                 assert np.abs(weight.astype(int)).max() == 127
+
+
+RTX = all(importlib.util.find_spec(f"tensorrt_rtx_{part}") for part in ("libs", "bindings"))
+
+
+@pytest.mark.tensorrt
+@pytest.mark.skipif(not RTX, reason="TensorRT-RTX is not installed; pip install -e '.[rtx-test]'")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tensorrts_own_parser_and_builder_take_the_files(bundles, precision):
+    """In a process of its own: a crash in the library must not take the tests along."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from pdtool.runtime.build_plan import BuildOptions, build_plan\n"
+        "from pdtool.runtime.tensorrt_module import find_tensorrt\n"
+        "options = BuildOptions(precision=sys.argv[1], level=1)\n"
+        "for path in map(Path, sys.argv[2:]):\n"
+        "    build_plan(find_tensorrt('tensorrt-rtx'), path.read_bytes(), options, name=path.stem)\n"
+    )
+    files = [bundles[precision] / "models" / f"{name}.onnx" for name in ("original", "m000")]
+    command = [sys.executable, "-c", code, precision, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_channel_of_zeros_gets_a_usable_scale(workshop):
