@@ -122,9 +122,10 @@ def check_header(plan: bytes, *, library: Library, version: str, name: str) -> H
 
 
 def find_plan(folder: Path, model: str, key: EngineKey) -> tuple[PlanRecord, bytes] | None:
-    """The plan of a model for `key` in a bundle's folder, every check done; None where there is none.
+    """The plan of a model for `key` in a bundle's folder, as it was written; None where there is none.
 
-    Raises IntegrityError where it is for another key, or is not the recorded one, and InputError for a bad record.
+    Raises IntegrityError where it is for another key, or is not the recorded one, and InputError for a bad record. The
+    header is checked where the plan is loaded (`check_header`).
     """
     path = folder / ENGINES / key.folder / f"{model}.json"
     if not path.is_file():
@@ -136,9 +137,7 @@ def find_plan(folder: Path, model: str, key: EngineKey) -> tuple[PlanRecord, byt
         raise InputError(f"{error}; or delete {path.parent}, it is built again") from None
     if (record.key, record.model) != (key, model):
         raise foreign(str(path), record.key, key)
-    plan = read_checked(folder / record.plan.path, record.plan.bytes, record.plan.sha256)
-    check_header(plan, library=key.library, version=key.version, name=record.plan.path)
-    return record, plan
+    return record, read_checked(folder / record.plan.path, record.plan.bytes, record.plan.sha256)
 
 
 def plans_of(folder: Path, model: str) -> tuple[EngineKey, ...]:

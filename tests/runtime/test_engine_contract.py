@@ -1,6 +1,7 @@
 """One contract for all engines: ONNX Runtime for real, the TensorRT adapter on recording fakes of each line."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -172,6 +173,19 @@ def test_one_scratch_buffer_as_large_as_the_largest_and_none_allocated_per_frame
     assert line.memory.allocations == 6
     assert line.session.held_bytes == 16 * 1024 + 512 + 16 * (1024 + 10) * 4
     assert sum(block.nbytes for block in line.memory.blocks.values()) == line.session.held_bytes
+
+
+def test_loading_again_and_again_leaves_nothing(line, make_onnx):
+    plan = line.plan(make_onnx(8))
+    engines = []
+    for _ in range(5):
+        engine = TensorRTEngine(line.session, plan, name="m0")
+        engine.run(images(1))
+        engine.close()
+        engines.append(weakref.ref(engine))
+        del engine
+        assert (line.memory.engine_bytes, len(line.memory.blocks)) == (0, 3)
+    assert [engine() for engine in engines] == [None] * 5
 
 
 def test_what_an_engine_takes_is_known(line, make_onnx):

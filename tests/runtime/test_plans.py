@@ -13,6 +13,7 @@ from pdtool.runtime.bundle import open_bundle
 from pdtool.runtime.engine_loader import build_missing, engine_loader
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.plans import EngineKey, check_header, read_header
+from pdtool.runtime.residency import Residency, need
 from pdtool.runtime.tensorrt_session import TensorRTSession
 from tests.runtime.fake_gpu import FakeMemory
 from tests.runtime.fake_tensorrt import FakeTensorRT
@@ -112,6 +113,23 @@ def test_another_device_builds_its_own_and_refuses_both_keys_shown_where_it_may_
     engine_loader(opened, elsewhere)(model).close()
     assert len(records(opened)) == 2
     elsewhere.close()
+
+
+def test_residency_reloads_engines_within_its_budget(opened, session):
+    original, members = opened.bundle.original, opened.bundle.members
+    build_missing(opened, session)
+    least = need(original, members).least
+    residency = Residency(original, members, least, engine_loader(opened, session, build=False))
+    batch = as_input(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), dtype=np.uint8))
+    for _ in range(2):
+        for model in (original, *members):
+            expected = OnnxEngine(opened.read(model.file), name=model.id)
+            np.testing.assert_allclose(residency.engine(model).run(batch), expected.run(batch), rtol=1e-4, atol=1e-4)
+            assert session.trt.alive["engine"] == len(residency.resident) <= 3
+    assert residency.counters.evictions > 0
+    residency.close()
+    assert session.trt.alive == {"runtime": 1, "engine": 0, "context": 0}
+    assert session.memory.engine_bytes == 0
 
 
 def test_without_any_plan_and_without_leave_to_build_it_says_so(opened, session):
