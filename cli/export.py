@@ -34,7 +34,7 @@ def export(
             min=0.0,
             max=1.0,
             help="Fail where fewer labels than this agree with torch (fp32) or with the fp32 file. "
-            "[default: fp32 0.99, fp16 0.98, int8 0.9]",
+            "(Default: fp32 0.99, fp16 0.98, int8 0.9.)",
         ),
     ] = None,
     batch: Annotated[
