@@ -54,10 +54,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.out.exists():
+        raise SystemExit(f"{options.out} exists: give a new folder")
     print("| member | held, MiB | most, MiB |\n|--:|--:|--:|")
     recipe = replace(RECIPES["paper"], epochs=1)
     request = PoolRequest(weights=options.weights, data=options.train, members=max(SHOWN), recipe=recipe, max_drop=1.0)
-    make_pool(request, options.out, resume=False, watch=Watch())
+    make_pool(request, options.out, watch=Watch())
     sizes = {
         end: [path.stat().st_size for path in options.out.glob(f"members/*{end}")] for end in (".safetensors", ".json")
     }

@@ -2,9 +2,11 @@
 
     python benchmarks/methods.py TRAIN TEST KEEP POOL... > benchmarks/methods-DATA.md
 
-The pools have one original and were made by `methods.sh`. Members of a pool are compared in their first `MEMBERS`.
-KEEP holds the attacked images, made once. Times are CPU times, with one thread: a few training steps are measured,
-those of the original and of each method in turns, and multiplied by the number of steps.
+The pools have one original and were made by `compress.sh`. Members of a pool are compared in their first `MEMBERS`.
+KEEP is a folder for the attacked images, made once. Times are CPU times, with one thread: a few training steps are
+measured, those of the original and of each method in turns, and multiplied by the number of steps; what is done beside
+the steps (batch norm estimated anew, masks sorted, members judged) is left out. A mutant's time is that of the draws
+until the first member is good enough.
 """
 
 import argparse
@@ -59,7 +61,8 @@ def main() -> None:
     whole = opened[0].pool.original
     print(
         f"Original: {100 * np.mean(said['clean'] == truth):.1f} %, {whole.macs / 1e6:.2f} M MACs, "
-        f"{(whole.file.bytes + whole.plan.bytes) / 1024:.0f} KiB. Images: {counts}. {MEMBERS} members a row.\n"
+        f"{(whole.file.bytes + whole.plan.bytes) / 1024:.0f} KiB. Images: {counts}. {MEMBERS} members a row, of "
+        f"prune-and-scale one.\n"
     )
     headers = (*HEADERS, *COSTS)
     print(f"| method | {' | '.join(headers)} |\n|---|{'--:|' * len(headers)}")
@@ -72,7 +75,7 @@ def main() -> None:
 
 def costs(pool: Pool) -> tuple[str, ...]:
     """Mean of the members: achieved rates, MACs, bytes on disk."""
-    members = pool.members
+    members = pool.members[:MEMBERS]
 
     def mean(values: list[float]) -> float:
         return statistics.fmean(values)
@@ -105,7 +108,7 @@ def in_epochs(of: PoolFolder, data: str) -> float:
     ready = prepare(request)
     task = replace(ready.task, seed=member_seed(pool.seed, 0))
     steps = ready.method.steps(task)
-    an_epoch = len(task.training) // task.recipe.batch * min(train_step(task) for _ in range(2))  # type: ignore[operator]
+    an_epoch = len(task.training) // task.recipe.batch * train_step(task)  # type: ignore[operator]
     ticks, begun = [time.process_time()], time.process_time()
 
     def tick(count: int) -> None:
