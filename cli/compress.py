@@ -95,6 +95,7 @@ def compress(
 ) -> None:
     """Make a pool: many differently pruned and fine-tuned copies of one classifier. Stopped? Run it again to go on."""
     set_quiet(quiet)
+    from pdtool.compress.cluster import check_cluster
     from pdtool.compress.cluster import cluster as workers
     from pdtool.compress.making import here
     from pdtool.compress.methods import check_options, method_named
@@ -139,6 +140,8 @@ def compress(
         std=options.numbers("--std", std),
         device=train_on,
     )
+    if cluster is not None:
+        check_cluster(cluster)
     if report is not None:
         from pdtool.evaluation.pool_report import check_pool_report
 
@@ -157,7 +160,7 @@ def compress(
                 f"{fit.memory_bytes / 1e9:g} GB: screen with --memory-budget or make fewer members"
             )
         return
-    with workers(cluster) if cluster else nullcontext(here) as make:
+    with workers(cluster) if cluster is not None else nullcontext(here) as make:
         pool = make_pool(request, out, resume=resume, force=force, make=make, watch=progress)
     if json:
         emit(pool)

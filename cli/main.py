@@ -31,6 +31,8 @@ from pdtool.extras import missing
 # Newer typers carry their own click: take the base of usage errors from the class that typer itself hands out.
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+STOPPED = 130  # exit code after Ctrl-C
+
 app = typer.Typer(
     name="pdtool",
     no_args_is_help=True,
@@ -72,6 +74,8 @@ app.command("demo")(demo.demo)
 def main() -> NoReturn:
     """Run the command; exit codes are those of `pdtool.errors`, 130 after Ctrl-C, 143 after SIGTERM, 1 for a bug."""
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
     # Threads that wait for each other must not spin: on two cores with one other busy process, training LeNet-5 took
     # 180 s with torch's spinning threads and 14 s with sleeping ones. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -82,13 +86,15 @@ def main() -> NoReturn:
     logging.getLogger("pdtool").addHandler(_Notes())
     try:
         code = app(standalone_mode=False)
+        if code == STOPPED:  # typer's own answer to Ctrl-C in a command
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except _ClickException as error:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("pdtool: stopped", file=sys.stderr)
-        code = 130
+        code = STOPPED
     except BrokenPipeError:  # the reader of stdout went away: `pdtool screen ... | head`
         _drop_stdout()
         code = 141

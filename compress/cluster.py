@@ -7,203 +7,147 @@ listens on the loopback device alone.
 import logging
 import os
 import re
+import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-import pdtool
 from pdtool.compress.contract import Task
-from pdtool.compress.making import Job, Make, Outcome, attempt
-from pdtool.compress.member import CODE
+from pdtool.compress.making import Job, Make, Outcome
 from pdtool.compress.methods import METHODS
-from pdtool.compress.models import build
-from pdtool.errors import InputError, MissingError, UsageError
+from pdtool.compress.worker import Shipment, pack, work
+from pdtool.errors import InputError, UsageError
 from pdtool.extras import require
 
-__all__ = ["cluster", "device_of_worker"]
+__all__ = ["check_cluster", "cluster"]
 
-_TRIES = 3  # rounds in a row that may end without a member, because all workers were lost
-_WAIT = 60  # seconds for a scheduler, and for its first worker
-_ALONE = threading.Lock()  # torch's random state and its number of threads belong to the whole process
+_ROUNDS = 3  # in a row that may end without a member
+_WAIT_SCHEDULER, _WAIT_WORKER = 10, 60  # seconds
+_SPEC = re.compile(r"local:([1-9]\d{0,3})|tcp://\S+:\d+")
+# a worker's death, the scheduler's or a connection's, as Dask reports it
+_LOST = (CancelledError, TimeoutError, OSError)
 
 
-@dataclass(frozen=True)
-class _Shipment:
-    """What all members share. Sent once to every worker; `task` comes without its net, which `state` fills."""
-
-    code: tuple[str, int]
-    method: str
-    task: Task
-    state: dict[str, Tensor]
-    cuda: bool
-    threads: int | None  # of torch, in a worker; None: as the worker was started
+def check_cluster(spec: str) -> int | None:
+    """N of `local:N`, None for a scheduler's address. Raises UsageError for anything else."""
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise UsageError(f"--cluster {spec!r}: expected local:N, such as local:2, or tcp://HOST:PORT of a scheduler")
+    return int(match[1]) if match[1] else None
 
 
 @contextmanager
 def cluster(spec: str) -> Iterator[Make]:
     """Workers as `--cluster` names them: `local:N`, N processes here, or a Dask scheduler's address.
 
-    Yields the `Make` that has members made by them, one at a time in each process. A member whose worker dies is made
-    again by another; one that outlives no worker fails alone. Raises UsageError for another spec, MissingError where
-    Dask is not installed, InputError where no scheduler answers.
+    Yields the `Make` that has members made by them, one at a time in each process; it starts or reaches the workers
+    when the first member is to be made. A member whose worker dies is made again by another; one whose every worker
+    dies fails alone. Raises UsageError for another spec, MissingError where Dask is not installed; making raises
+    InputError where no scheduler answers, workers do not start or all are lost.
     """
-    match = re.fullmatch(r"local:([1-9]\d{0,3})|((?:tcp|tls|ws|wss)://\S+:\d+)", spec)
-    if match is None:
-        raise UsageError(f"--cluster {spec!r}: expected local:N, such as local:2, or tcp://HOST:PORT of a scheduler")
+    count = check_cluster(spec)
+    require("distributed", "make members on a cluster")
+    clients: list[Any] = []
+    with ExitStack() as stack:
+
+        def make(method: str, task: Task, jobs: Sequence[Job], tick: Callable[[int], None]) -> Iterator[Outcome]:
+            if not jobs:
+                return
+            if not clients:
+                clients.append(_reach(spec, stack) if count is None else _start(count, stack))
+            # what one process would use, unless that were more threads than cores: threads change the bytes
+            cores = len(os.sched_getaffinity(0))
+            threads = None if count is None else max(1, min(torch.get_num_threads(), cores // count))
+            steps = METHODS[method].steps(task)
+            yield from _rounds(clients[0], pack(method, task, threads), jobs, lambda: tick(steps))
+
+        yield make
+
+
+def _reach(address: str, stack: ExitStack) -> Any:
     distributed: Any = require("distributed", "make members on a cluster")
-    if match[2]:
-        try:
-            client = distributed.Client(match[2], timeout=_WAIT, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            raise InputError(
-                f"--cluster {spec}: no scheduler answers ({error}); start one with: dask scheduler"
-            ) from None
-        with client:
-            yield _maker(distributed, client, None)
-        return
-    count = int(match[1])
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
-    with (
-        tempfile.TemporaryDirectory(prefix="pdtool-cluster-") as scratch,
-        distributed.LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,  # of Dask: one member at a time
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # None would listen on a fixed port
-            memory_limit=0,  # or Dask kills workers that it thinks too large
-            local_directory=scratch,
-            silence_logs=logging.CRITICAL,
-        ) as workers,
-        distributed.Client(workers, set_as_default=False) as client,
-    ):
-        yield _maker(distributed, client, threads)
-
-
-def _maker(distributed: Any, client: Any, threads: int | None) -> Make:
-    def make(method: str, task: Task, jobs: Sequence[Job], tick: Callable[[int], None]) -> Iterator[Outcome]:
-        shipment, steps = _pack(method, task, threads), METHODS[method].steps(task)
-        waiting, fruitless = {job.id: job for job in jobs}, 0
-        while waiting:
-            before = len(waiting)
-            for outcome in _round(distributed, client, shipment, list(waiting.values())):
-                del waiting[outcome.job.id]
-                tick(steps)
-                yield outcome
-            fruitless = fruitless + 1 if len(waiting) == before else 0
-            if fruitless == _TRIES:
-                raise InputError(
-                    f"the cluster lost all its workers {_TRIES} times before a member was finished; look at their "
-                    f"logs and memory, then run this again: finished members are kept"
-                )
-
-    return make
-
-
-def _round(distributed: Any, client: Any, shipment: _Shipment, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """The outcomes that come before the data on the workers is lost, if it is."""
-    lost = (CancelledError, TimeoutError, OSError)  # OSError: a connection to a dead worker, or to the scheduler
     try:
-        client.wait_for_workers(1, timeout=_WAIT)
-        _check(client.run(_code))
+        client = distributed.Client(address, timeout=_WAIT_SCHEDULER, set_as_default=False)
+    except _LOST as error:
+        raise InputError(f"--cluster {address}: no scheduler answers ({error}); start one: dask scheduler") from None
+    return stack.enter_context(client)
+
+
+def _start(count: int, stack: ExitStack) -> Any:
+    distributed: Any = require("distributed", "make members on a cluster")
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="pdtool-cluster-"))
+    with _deaf_to_ctrl_c():
+        try:
+            workers = distributed.LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,  # of Dask: one member at a time
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",  # None would listen on a fixed port
+                memory_limit=0,  # or Dask kills workers that it thinks too large
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+            )
+        except (RuntimeError, *_LOST) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"--cluster local:{count}: the workers did not start ({reason}); try fewer") from None
+        stack.enter_context(workers)
+        return stack.enter_context(distributed.Client(workers, set_as_default=False))
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes and threads that start inside never hear of Ctrl-C: their parent stops them. It hears at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, also by workers started again
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _rounds(client: Any, shipment: Shipment, jobs: Sequence[Job], made: Callable[[], None]) -> Iterator[Outcome]:
+    """Outcomes of all jobs; a round ends early when no worker is left that holds the shipment."""
+    waiting, fruitless = {job.id: job for job in jobs}, 0
+    while waiting:
+        before = len(waiting)
+        for outcome in _round(client, shipment, list(waiting.values())):
+            del waiting[outcome.job.id]
+            made()
+            yield outcome
+        fruitless = fruitless + 1 if len(waiting) == before else 0
+        if client.status != "running":
+            raise InputError("the cluster's scheduler went away; finished members are kept, run this again")
+        if fruitless == _ROUNDS:
+            raise InputError(
+                f"the cluster was without workers {_ROUNDS} times before a member was finished; look at their logs and "
+                f"memory, then run this again: finished members are kept"
+            )
+
+
+def _round(client: Any, shipment: Shipment, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """The outcomes that come before the shipment is lost, if it is."""
+    distributed: Any = require("distributed", "make members on a cluster")
+    try:
+        client.wait_for_workers(1, timeout=_WAIT_WORKER)
         sent = client.scatter(shipment, broadcast=True, hash=False)
-    except lost:
+        futures = {client.submit(work, sent, job, pure=False): job for job in jobs}
+    except (RuntimeError, *_LOST):  # RuntimeError: the connections of a client without its scheduler
         return
-    futures = {client.submit(_work, sent, job, pure=False): job for job in jobs}
     try:
         for future in distributed.as_completed(list(futures), loop=client.loop):
             job = futures.pop(future)
             try:
                 outcome = future.result()
-            except lost:
+            except _LOST:
                 continue
             except distributed.KilledWorker:
                 error = InputError(f"{job.id}: every worker that made it died; look at their logs and memory")
                 outcome = Outcome(job, error, 0.0)
             yield outcome
     finally:
-        client.cancel(list(futures))
-
-
-def _code() -> tuple[str, int]:
-    """What must be the same here and on a worker."""
-    return pdtool.__version__, CODE
-
-
-def _check(answers: dict[str, tuple[str, int]]) -> None:
-    """Raise MissingError for workers with another pdtool."""
-    for worker, code in answers.items():
-        if code != _code():
-            raise MissingError(
-                f"{worker}: has pdtool {code[0]}, here it is {pdtool.__version__}; install the same on every worker: "
-                f"pip install 'pdtool[compress,cluster]=={pdtool.__version__}'"
-            )
-
-
-def _pack(method: str, task: Task, threads: int | None) -> _Shipment:
-    original, data = task.original, task.training
-    return _Shipment(
-        code=_code(),
-        method=method,
-        task=replace(
-            task,
-            original=replace(original, net=nn.Identity()),
-            training=data.to("cpu"),
-            tick=_ignore,
-        ),
-        state={name: tensor.detach().cpu() for name, tensor in original.net.state_dict().items()},
-        cuda=data.labels.is_cuda,
-        threads=threads,
-    )
-
-
-def _ignore(steps: int) -> None:
-    """A worker's progress: counted here, when the member is finished."""
-
-
-_unpacked: dict[int, tuple[_Shipment, Task]] = {}  # a worker's own: the shipment it worked on last
-
-
-def _work(shipment: _Shipment, job: Job) -> Outcome:
-    """On a worker: make one member."""
-    with _ALONE:
-        if shipment.threads is not None:
-            torch.set_num_threads(shipment.threads)
-        return attempt(shipment.method, _unpack(shipment), job)
-
-
-def _unpack(shipment: _Shipment) -> Task:
-    """The task with its net and data on this worker's device, put together once."""
-    if id(shipment) not in _unpacked:
-        _unpacked.clear()
-        task = shipment.task
-        net = build(task.original.spec)
-        net.load_state_dict(shipment.state)
-        place = device_of_worker(_name(), torch.cuda.device_count()) if shipment.cuda else "cpu"
-        task = replace(
-            task, original=replace(task.original, net=net.eval().to(place)), training=task.training.to(place)
-        )
-        _unpacked[id(shipment)] = shipment, task  # the shipment, too: an id is its own only while it lives
-    return _unpacked[id(shipment)][1]
-
-
-def _name() -> object:
-    return require("distributed", "make members on a cluster").get_worker().name
-
-
-def device_of_worker(name: object, count: int) -> str:
-    """The torch device of a worker among `count` visible GPUs.
-
-    Workers of `local:N` are numbered and take turns. Others (started by hand or by dask-cuda, one a GPU) see their own
-    GPU first, by CUDA_VISIBLE_DEVICES.
-    """
-    if count == 0:
-        raise MissingError("a worker has no GPU that torch can use; start the members with --train-on cpu")
-    return f"cuda:{name % count}" if isinstance(name, int) else "cuda:0"
+        if client.status == "running":
+            client.cancel(list(futures))

@@ -12,7 +12,7 @@ from pathlib import Path
 from pdtool.artifacts import PoolMember
 from pdtool.compress.member import member_seed, read_record, recipe_key
 from pdtool.errors import InputError
-from pdtool.files import sha256_file
+from pdtool.files import sha256_file, write_error
 from pdtool.jsonform import JsonValue
 from pdtool.outputs import replace_folder, restore_folder
 
@@ -68,18 +68,38 @@ def workplace(out: Path, wanted: Wanted, *, resume: bool, force: bool) -> Iterat
         if not resume and kept and not force:
             raise InputError(f"{out}: holds members already; --no-resume needs --force to replace them")
         if not another and (resume or not kept):
-            (out / "members").mkdir(exist_ok=True)
+            with _writing(out):
+                (out / "members").mkdir(exist_ok=True)
+                _sweep(out)
             left = f"{fresh}: left by a stopped run with --force; delete it where that run is not to go on"
             yield Workplace(out, kept, (left,) if fresh.exists() else ())
             return
         _refuse_foreign(out, strict=True)
-        yield Workplace(fresh, _begin(out, fresh, wanted, kept if resume else {}, resume=resume))
+        with _writing(fresh):
+            kept = _begin(out, fresh, wanted, kept if resume else {}, resume=resume)
+        yield Workplace(fresh, kept)
         try:
             replace_folder(fresh, out)
         except OSError as error:
             raise InputError(
                 f"{out}: cannot be replaced ({error.strerror}); the finished pool is {fresh}, move it yourself"
             ) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def _sweep(out: Path) -> None:
+    """Delete what a killed process had half written."""
+    for folder in (out, out / "members"):
+        for path in folder.iterdir():
+            if _LEFT.fullmatch(path.name):
+                path.unlink()
 
 
 def _begin(

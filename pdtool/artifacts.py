@@ -132,7 +132,8 @@ class PoolMember:
     used: bool
     reason: str | None
     seed: int
-    recipe_key: str  # SHA-256 of everything that made it; resume compares it
+    recipe_key: str  # SHA-256 of everything that was asked for; resume compares it
+    made_on: str  # device, threads and torch: on others the same request gives other bytes
     drawn: dict[str, JsonValue]  # what the method drew or settled for this member alone
     layer_rates: dict[str, float]  # achieved share, a pruned layer: of removed output channels, or of zero weights
     channel_rate: float  # achieved share of removed channels, all prunable layers together

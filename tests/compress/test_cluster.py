@@ -3,6 +3,10 @@
 import os
 import pickle
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +15,15 @@ from typing import Any
 import pytest
 
 from pdtool.compress import cluster as module
-from pdtool.compress.cluster import cluster, device_of_worker
-from pdtool.compress.making import Make
+from pdtool.compress.cluster import cluster
+from pdtool.compress.making import Job, Make
+from pdtool.compress.original import load_original
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
+from pdtool.compress.prepare import prepare
 from pdtool.compress.training import RECIPES
-from pdtool.errors import InputError, MissingError, UsageError
+from pdtool.compress.weights import save_weights
+from pdtool.compress.worker import device_of_worker, pack, work
+from pdtool.errors import GateError, InputError, MissingError, UsageError
 
 distributed = pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
@@ -126,6 +134,7 @@ def test_a_killed_worker_s_member_is_made_again(request_of: PoolRequest, tmp_pat
     assert files(tmp_path / "P") == files(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_the_data_is_sent_again_when_no_worker_is_left_that_holds_it(request_of: PoolRequest, tmp_path: Path) -> None:
     killed, others = list[int](), set(workers())
 
@@ -140,72 +149,137 @@ def test_the_data_is_sent_again_when_no_worker_is_left_that_holds_it(request_of:
     assert len(killed) == 1 and len(pool.members) == 3
 
 
+def own_model(factory: str, trained: Any, folder: Path) -> PoolRequest:
+    """A member of the user's own network, a module in the current folder, with the trained weights."""
+    original, _ = load_original(Path(trained.file))
+    save_weights(folder / "w.safetensors", original.net, {})
+    return PoolRequest(
+        weights=folder / "w.safetensors",
+        data="digits",
+        model=f"{factory}:classes=10,input=1x32x32",
+        members=1,
+        max_drop=1.0,
+        recipe=replace(RECIPES["paper"], epochs=1),
+    )
+
+
 def test_workers_of_another_s_scheduler_and_a_model_of_the_user_s_own(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pdtool.compress.models import ModelSpec, build
-    from pdtool.compress.original import load_original
-    from pdtool.compress.weights import save_weights
-
     (tmp_path / "our_own.py").write_text(
-        "from pdtool.compress.models import ModelSpec, build\n"
-        "def net():\n    return build(ModelSpec.parse('lenet5:width=6,classes=10,input=1x32x32'))\n"
+        "from pdtool.compress.models import LeNet5\ndef net():\n    return LeNet5(6, 10, (1, 32, 32))\n"
     )
     monkeypatch.chdir(tmp_path)
-    spec = ModelSpec.parse("our_own:net:classes=10,input=1x32x32")
-    build(spec)
-    original, _ = load_original(Path(trained.file))
-    save_weights(tmp_path / "w.safetensors", original.net, {})
-    request = PoolRequest(
-        weights=tmp_path / "w.safetensors", data="digits", model=str(spec), members=1, max_drop=1.0,
-        recipe=replace(RECIPES["paper"], epochs=1),
-    )  # fmt: skip
-    with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as theirs,
-        cluster(theirs.scheduler_address) as make,
-    ):
+    request = own_model("our_own:net", trained, tmp_path)
+    options = {"threads_per_worker": 2, "processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(n_workers=1, **options) as theirs, cluster(theirs.scheduler_address) as make:
         assert theirs.scheduler_address.startswith("tcp://127.0.0.1:")
         pool = make_pool(request, tmp_path / "P", make=make)
-    assert pool.members[0].used and pool.model == str(spec)
+    assert pool.members[0].used and pool.model == request.model
 
 
-@pytest.mark.parametrize("spec", ["local", "local:0", "local:-1", "local:two", "127.0.0.1:8786", "tcp://nowhere", ""])
+def test_a_member_that_diverges_on_a_worker_is_recorded_and_not_used(
+    two: Make, request_of: PoolRequest, tmp_path: Path
+) -> None:
+    wild = replace(request_of, recipe=replace(request_of.recipe, lr=1e9))
+    with pytest.raises(GateError, match="none of 2 members can be used; m000: training diverged"):
+        make_pool(wild, tmp_path / "P", make=two)
+
+
+@pytest.mark.parametrize(
+    "spec", ["local", "local:0", "local:-1", "local:two", "127.0.0.1:8786", "tcp://nowhere", "tls://h:1", ""]
+)
 def test_another_spec_is_a_usage_error(spec: str) -> None:
     with pytest.raises(UsageError, match=r"expected local:N, such as local:2, or tcp://HOST:PORT"), cluster(spec):
         raise AssertionError("no cluster was named")
 
 
-def test_no_scheduler_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAIT", 1)
-    with pytest.raises(InputError, match="no scheduler answers .*dask scheduler"), cluster("tcp://127.0.0.1:9"):
-        raise AssertionError("nobody listens there")
-
-
-def test_a_cluster_that_loses_every_worker_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, request_of: PoolRequest
+def test_no_scheduler_is_an_input_error(
+    monkeypatch: pytest.MonkeyPatch, request_of: PoolRequest, tmp_path: Path
 ) -> None:
-    rounds: list[int] = []
-
-    def lost(*arguments: object) -> Iterator[object]:
-        rounds.append(1)
-        return iter(())
-
-    monkeypatch.setattr(module, "_round", lost)
-    from pdtool.compress.making import Job
-    from pdtool.compress.prepare import prepare
-
-    make = module._maker(None, None, None)
-    with pytest.raises(InputError, match="lost all its workers 3 times .*finished members are kept"):
-        list(make("random-channel", prepare(request_of).task, [Job("m000", 1, "k")], lambda steps: None))
-    assert len(rounds) == 3
+    monkeypatch.setattr(module, "_WAIT_SCHEDULER", 1)
+    with pytest.raises(InputError, match="no scheduler answers .*dask scheduler"), cluster("tcp://127.0.0.1:9") as make:
+        make_pool(request_of, tmp_path / "P", make=make)
 
 
-def test_workers_with_another_version_are_refused() -> None:
-    with pytest.raises(MissingError, match="has pdtool 0.0.1, here it is .*install the same on every worker"):
-        module._check({"tcp://a:1": ("0.0.1", 1)})
-    module._check({"tcp://a:1": module._code()})
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_run_and_keeps_what_is_finished(request_of: PoolRequest, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    at = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+    commands = [
+        ["scheduler", *at, "--port", address.rpartition(":")[2]],
+        ["worker", address, "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path), *at[2:]],
+    ]
+    started = [
+        subprocess.Popen([sys.executable, "-m", "dask", *command], stderr=subprocess.DEVNULL) for command in commands
+    ]
+
+    def kill(text: str) -> None:
+        if text.startswith("m000"):
+            started[0].kill()
+
+    request = replace(request_of, members=3, recipe=replace(request_of.recipe, epochs=8))
+    try:
+        with pytest.raises(InputError, match="scheduler went away; finished members"), cluster(address) as make:
+            make_pool(request, tmp_path / "P", make=make, watch=Lines(kill))
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert (tmp_path / "P" / "members" / "m000.record.json").exists()
+
+
+@pytest.mark.slow
+def test_a_member_that_kills_every_worker_ends_the_run(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(
+        "import os\n"
+        "from pdtool.compress.models import LeNet5\n"
+        "class Net(LeNet5):\n"
+        "    def forward(self, x):\n"
+        "        if self.training: os._exit(9)\n"
+        "        return super().forward(x)\n"
+        "def net():\n    return Net(6, 10, (1, 32, 32))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    request = own_model("deadly:net", trained, tmp_path)
+    died = "every worker that made it died|was without workers 3 times"
+    with pytest.raises(InputError, match=died), cluster("local:1") as make:
+        make_pool(request, tmp_path / "P", make=make)
+    assert not (tmp_path / "P" / "pool.json").exists()
+
+
+@pytest.mark.parametrize("after", ["original", pytest.param("m000", marks=pytest.mark.slow)])
+def test_ctrl_c_ends_workers_without_a_word(after: str, request_of: PoolRequest, tmp_path: Path) -> None:
+    """As a terminal does it: the signal goes to every process of the group."""
+    command = [sys.executable, "-m", "pdtool", "compress", "--weights", str(request_of.weights), "--data", "digits"]
+    command += ["--out", str(tmp_path / "P"), "--members", "40", "--max-drop", "1", "--cluster", "local:2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, bufsize=1) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith(after):
+                os.killpg(process.pid, signal.SIGINT)
+                break
+        lines += process.stderr.readlines()
+    assert process.returncode == 130
+    said = [line for line in lines if not line.startswith(("original", "m0"))]
+    assert said == ["pdtool: stopped\n"]
+    deadline = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+
+
+def test_workers_with_another_version_are_refused(request_of: PoolRequest) -> None:
+    shipment = pack("random-channel", prepare(request_of).task, 1)
+    with pytest.raises(MissingError, match=r"a worker has pdtool .*, expected pdtool 0.0.1; install the same on every"):
+        work(replace(shipment, version="pdtool 0.0.1"), Job("m000", 1, "k"))
 
 
 def test_each_worker_has_its_own_gpu() -> None:

@@ -93,8 +93,7 @@ def test_a_killed_process_leaves_a_folder_that_goes_on(pool_of: Path, request_of
     process.wait()
     assert not (out / "pool.json").exists()
     make_pool(request_of, out)
-    left = {name: data for name, data in files_of(out).items() if not name.endswith(".tmp")}
-    assert left == files_of(pool_of)
+    assert files_of(out) == files_of(pool_of)
 
 
 def test_the_old_pool_stays_until_the_new_one_is_complete(
