@@ -1,5 +1,8 @@
 """`pdtool export`: a pool becomes the folder that goes to the device."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,13 +12,24 @@ from pdtool.cli.output import emit, mib, note, percent, progress, set_quiet, tab
 from pdtool.errors import GateError, InputError, UsageError
 
 if TYPE_CHECKING:
+    from pdtool.artifacts import Preprocessing
     from pdtool.devices.catalogue import DeviceProfile, Precision
+    from pdtool.export.engines import PlanBuild
+    from pdtool.runtime.build_plan import BuildOptions
+
+Format = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 
 
 def export(
     pool: options.PoolFolder,
     out: options.Out,
-    format: Annotated[str, typer.Option(help="What to export to: onnx.")] = "onnx",
+    format: Annotated[
+        Format,
+        typer.Option(
+            help="onnx: files for any device. tensorrt: also plans for this machine's GPU. tensorrt-rtx: also plans "
+            "for any RTX GPU, which need no GPU to be built."
+        ),
+    ] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"], typer.Option(help="Number format of weights and arithmetic inside the files.")
     ] = "fp32",
@@ -40,6 +54,17 @@ def export(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Most images at once that memory is measured for (default: 32).")
     ] = None,
+    batch_min: Annotated[int | None, typer.Option(min=1, help="Smallest batch of the plans (default: 1).")] = None,
+    batch_opt: Annotated[
+        int | None, typer.Option(min=1, help="Batch they are tuned for (default: --batch-min).")
+    ] = None,
+    batch_max: Annotated[int | None, typer.Option(min=1, help="Largest batch of the plans (default: --batch).")] = None,
+    workspace: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most scratch memory a plan may use, e.g. 64MiB.")
+    ] = None,
+    show_trtexec: Annotated[
+        bool, typer.Option("--show-trtexec", help="Print the trtexec command lines that build the same plans.")
+    ] = False,
     model: options.PoolModel = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -48,8 +73,6 @@ def export(
 ) -> None:
     """Export a POOL to ONNX, check every file on real images, measure its memory."""
     set_quiet(quiet)
-    if format != "onnx":
-        raise UsageError(f"--format {format}: expected --format onnx")
     if min_agreement is not None and not 0 <= min_agreement <= 1:  # the option's own bounds let nan through
         raise UsageError(f"--min-agreement should lie in [0, 1], is {min_agreement}")
     from pdtool.compress.folder import open_pool
@@ -61,6 +84,11 @@ def export(
     from pdtool.runtime.residency import need
 
     batch = batch or BATCH
+    build = None
+    if format != "onnx":
+        build = _build_options(precision, batch_min, batch_opt, batch_max or batch, workspace)
+    elif show_trtexec or workspace is not None or {batch_min, batch_opt, batch_max} != {None}:
+        raise UsageError("--batch-min, -opt, -max, --workspace and --show-trtexec are for --format tensorrt, got onnx")
     board = find(device) if device else None
     opened = open_pool(pool, model=model)
     used = [member for member in opened.pool.members if member.used]
@@ -75,6 +103,9 @@ def export(
             f"would export the original and {len(used)} members at {precision} to {out}, judged on "
             f"{len(images.judged)} images" + (f", with ranges from {ranges} others" if ranges else "")
         )
+        if show_trtexec and build is not None:
+            ids = ["original", *(member.id for member in used)]
+            _show_trtexec(out, ids, opened.pool.preprocessing, build, format, note if json else print)
         if json:
             emit(
                 {
@@ -93,7 +124,8 @@ def export(
         note(f"{precision} is for GPUs: on a CPU ONNX Runtime is no faster with it, only the files are smaller")
     if board is not None and (warning := _slower(board, precision)):
         note(warning)
-    with progress("exporting", len(used) + 1) as bar:
+    steps = (len(used) + 1) * (1 if build is None else 2)
+    with _builder(format, build) as plans, progress("exporting", steps) as bar:
         bundle = export_pool(
             pool,
             out,
@@ -102,6 +134,7 @@ def export(
             min_agreement=min_agreement,
             batch=batch,
             model=model,
+            plans=plans,
             force=force,
             advance=bar.advance,
         )
@@ -124,6 +157,12 @@ def export(
         headers = ("model", "file", "resident", "load peak", "accuracy", agreement, "largest difference")
         judged = bundle.original.parity.images
         table(f"{out}: ONNX {precision}, judged on {judged} images, memory for batches of {batch}", headers, rows)
+    if build is not None:
+        if format == "tensorrt-rtx" and plans is not None and plans.session is None:
+            note("no GPU here: the plans are built, not run; what they take and answer is not measured")
+        if show_trtexec:
+            ids = [model.id for model in (bundle.original, *bundle.members)]
+            _show_trtexec(out, ids, bundle.preprocessing, build, format, note if json else print)
     note(f"next: pdtool calibrate {out} --data CLEAN_IMAGES --target-fpr 0.05")
     if board is not None:
         all_loaded = need(bundle.original, bundle.members).everything
@@ -144,3 +183,54 @@ def _slower(board: "DeviceProfile", precision: "Precision") -> str | None:
     if precision != "fp32" and full is not None and peak <= full:
         return f"{board.name} computes no faster at {precision} than at fp32"
     return None
+
+
+def _build_options(
+    precision: "Precision", batch_min: int | None, batch_opt: int | None, batch_max: int, workspace: str | None
+) -> "BuildOptions":
+    from pdtool.devices.memory import parse_bytes
+    from pdtool.runtime.build_plan import BuildOptions
+
+    try:
+        size = None if workspace is None else parse_bytes(workspace)
+    except UsageError:
+        raise UsageError(f"--workspace should be a size such as 64MiB, is {workspace!r}") from None
+    least = batch_min or 1
+    return BuildOptions(
+        precision=precision,
+        batch_min=least,
+        batch_opt=batch_opt or least,
+        batch_max=batch_max,
+        workspace=size,
+    )
+
+
+@contextmanager
+def _builder(format: Format, build: "BuildOptions | None") -> "Iterator[PlanBuild | None]":
+    """TensorRT, opened before anything is exported: where it is missing, that is said at once."""
+    if build is None or format == "onnx":
+        yield None
+        return
+    from pdtool.export.engines import open_build
+
+    with open_build(format, build) as plans:
+        yield plans
+
+
+def _show_trtexec(
+    out: Path,
+    ids: list[str],
+    preprocessing: "Preprocessing",
+    build: "BuildOptions",
+    format: Format,
+    say: Callable[[str], None],
+) -> None:
+    """One command line a model."""
+    from pdtool.export.engines import trtexec_line
+    from pdtool.images import size_of
+
+    if format == "onnx":
+        return
+    for name in ids:
+        onnx = str(out / "models" / f"{name}.onnx")
+        say(trtexec_line(onnx, f"{name}.plan", size_of(preprocessing), build, library=format))

@@ -8,6 +8,7 @@ from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel, 
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.devices.catalogue import Precision
 from pdtool.errors import GateError
+from pdtool.export.engines import PlanBuild, export_plans
 from pdtool.export.onnx import check_parity, compare, logits_of, to_onnx, to_onnx_fp16
 from pdtool.export.quantise import to_int8
 from pdtool.export.real import RealImages, pick_images, seen_with
@@ -16,6 +17,7 @@ from pdtool.jsonform import encode
 from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import CALIBRATION, MANIFEST, pretty, write_bundle
 from pdtool.runtime.measure import measure_models
+from pdtool.runtime.plans import ENGINES
 
 __all__ = ["MIN_AGREEMENT", "ORIGINAL", "export_pool"]
 
@@ -24,7 +26,7 @@ ORIGINAL = "original"
 # images near a border: a pool has up to 64 samples, int8 is judged on half of them, and on traffic signs int8 changes
 # 1 % of the labels (benchmarks/precision.md). A net that does not stand a precision falls far below.
 MIN_AGREEMENT: dict[Precision, float] = {"fp32": 0.99, "fp16": 0.98, "int8": 0.9}
-OWN = ("models", "costs.json", "seen.bin", CALIBRATION, f"{CALIBRATION}.new")  # a bundle's entries beside its manifest
+OWN = ("models", ENGINES, "costs.json", "seen.bin", CALIBRATION, f"{CALIBRATION}.new")  # what lies beside the manifest
 
 
 def export_pool(
@@ -36,6 +38,7 @@ def export_pool(
     min_agreement: float | None = None,
     batch: int = 32,
     model: str | None = None,
+    plans: PlanBuild | None = None,
     force: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Bundle:
@@ -47,6 +50,9 @@ def export_pool(
     others). GateError where the labels of fewer than `min_agreement` of them agree (None: MIN_AGREEMENT). Raises
     InputError and IntegrityError for an unusable pool or data. After any error, nothing is left at `out`; an existing
     `out` needs `force` and must be a bundle. `advance(1)` is called after each model.
+
+    With `plans`, a TensorRT plan of every file comes into the bundle's cache (see `export_plans`), held to the same
+    `min_agreement`. The manifest does not list them: a bundle is whole without any, each has its record beside it.
     """
     pool = open_pool(pool_folder, model=model)
     used = [member for member in pool.pool.members if member.used]
@@ -80,7 +86,7 @@ def export_pool(
             )
 
         costs = {name: encode(pool.plan(model).costs) for name, model in models.items()}
-        return write_bundle(
+        bundle = write_bundle(
             folder,
             Bundle(
                 pdtool=pdtool.__version__,
@@ -97,6 +103,10 @@ def export_pool(
                 digest="",
             ),
         )
+        if plans is not None:
+            every = (bundle.original, *bundle.members)
+            export_plans(folder, every, precision, plans, images=images.judged, min_agreement=least, advance=advance)
+        return bundle
 
 
 def _export_model(

@@ -1,8 +1,9 @@
 """Plans into a bundle's cache, built here: with TensorRT on this machine's GPU, with TensorRT-RTX on any machine."""
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from pdtool.artifacts import BundleModel, Parity
 from pdtool.devices.catalogue import Precision
-from pdtool.errors import GateError
+from pdtool.errors import GateError, MissingError
 from pdtool.files import read_checked
 from pdtool.images import Images, as_input
 from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
@@ -18,35 +19,61 @@ from pdtool.runtime.engine_loader import key_of, make_record, store_plan
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
 from pdtool.runtime.plans import PlanRecord
-from pdtool.runtime.tensorrt_module import Library, library_of
-from pdtool.runtime.tensorrt_session import TensorRTSession
+from pdtool.runtime.tensorrt_module import Library, find_tensorrt, library_of
+from pdtool.runtime.tensorrt_session import TensorRTSession, open_session
 
-__all__ = ["export_plans", "trtexec_line"]
+__all__ = ["PlanBuild", "export_plans", "open_build", "trtexec_line"]
 
 PIECE = 64  # images at once
+
+
+@dataclass(frozen=True)
+class PlanBuild:
+    """What an export builds plans with: TensorRT's module object, a GPU where there is one, and how."""
+
+    trt: Any
+    session: TensorRTSession | None
+    options: BuildOptions
+
+
+@contextmanager
+def open_build(library: Library, options: BuildOptions) -> Iterator[PlanBuild]:
+    """TensorRT as it is installed here. TensorRT-RTX goes without a GPU, and then without measuring or comparing.
+
+    Raises MissingError where the library is missing or, for TensorRT, the GPU.
+    """
+    trt, session = find_tensorrt(library), None
+    try:
+        session = open_session(library)
+    except MissingError:
+        if library == "tensorrt":  # it builds for the GPU that it builds on
+            raise
+    try:
+        yield PlanBuild(trt, session, options)
+    finally:
+        if session is not None:
+            session.close()
 
 
 def export_plans(
     folder: Path,
     models: Sequence[BundleModel],
     precision: Precision,
-    trt: Any,
-    options: BuildOptions,
+    build: PlanBuild,
     *,
-    session: TensorRTSession | None = None,
     images: Images | None = None,
     min_agreement: float = 0.99,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[PlanRecord, ...]:
     """Build the plan of every model of the bundle in `folder` and put it, with its record, into the bundle's cache.
 
-    With a `session`, each plan is loaded on the GPU, measured, and its labels for `images` (N, H, W, C) compared with
-    those of its ONNX file; None (TensorRT-RTX alone builds without a GPU): the records' sizes and parity are null. One
-    timing cache serves all models. `advance(1)` is called after each. Raises IntegrityError for a changed ONNX file,
-    InputError where the parser refuses one, GateError where a build fails or fewer than `min_agreement` of the labels
-    agree, MissingError without TensorRT.
+    With a GPU, each plan is loaded, measured, and its labels for `images` (N, H, W, C) compared with those of its ONNX
+    file; without one (TensorRT-RTX alone) the records' sizes and parity are null. One timing cache serves all models.
+    `advance(1)` is called after each. Raises IntegrityError for a changed ONNX file, InputError where the parser
+    refuses one, GateError where a build fails or fewer than `min_agreement` of the labels agree.
     """
-    options, timing, records = replace(options, precision=precision), TimingCache(), []
+    trt, session, timing, records = build.trt, build.session, TimingCache(), []
+    options = replace(build.options, precision=precision)
     for model in models:
         onnx = read_checked(folder / model.file.path, model.file.bytes, model.file.sha256)
         if session is None:

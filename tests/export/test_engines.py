@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pdtool.errors import GateError, IntegrityError
-from pdtool.export.engines import export_plans, trtexec_line
+from pdtool.export.engines import PlanBuild, export_plans, trtexec_line
 from pdtool.runtime.build_plan import BuildOptions, build_plan
 from pdtool.runtime.bundle import open_bundle
 from pdtool.runtime.engine_loader import engine_loader
@@ -38,9 +38,8 @@ def images():
 
 
 def export(opened, session, **options):
-    return export_plans(
-        opened.folder, opened.models, opened.bundle.precision, session.trt, BuildOptions(), session=session, **options
-    )
+    build = PlanBuild(session.trt, session, BuildOptions())
+    return export_plans(opened.folder, opened.models, opened.bundle.precision, build, **options)
 
 
 def test_each_plan_is_measured_and_compared_with_its_file(opened, session, images):

@@ -51,11 +51,11 @@ Path(sys.argv[2]).write_bytes(plan)
 answer(image=image)
 """
 EXPORT = """
-from pdtool.export.engines import export_plans
+from pdtool.export.engines import PlanBuild, export_plans
 from pdtool.runtime.bundle import open_bundle
 opened = open_bundle(sys.argv[1])
 options = BuildOptions(batch_min=1, batch_opt=2, batch_max=4, workspace=2**26, tactic_dram=2**27, level=1)
-records = export_plans(opened.folder, opened.models, opened.bundle.precision, trt, options)
+records = export_plans(opened.folder, opened.models, opened.bundle.precision, PlanBuild(trt, None, options))
 answer(keys=[[record.model, record.key.folder] for record in records])
 """
 DESERIALISE = """
@@ -109,6 +109,22 @@ def test_every_model_of_a_bundle_becomes_a_plan_with_its_record(exported):
         unmeasured = ("gpu", "device_memory_bytes", "weights_bytes", "measured_bytes", "parity")
         assert [record[field] for field in unmeasured] == [None] * 5
         assert len(plan) > 0.9 * 4 * model.parameters  # the weights are inside
+
+
+def test_the_command_exports_plans_without_a_gpu_and_says_so(workshop, tmp_path):
+    out = tmp_path / "bundle"
+    command = [sys.executable, "-m", "pdtool", "export", workshop / "pool", "--out", out, "--format", "tensorrt-rtx"]
+    command += ["--precision", "fp16", "--batch-max", "4", "--workspace", "64MiB", "--show-trtexec"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no GPU here: the plans are built, not run" in done.stderr
+    opened = open_bundle(out)
+    assert done.stdout.count("tensorrt_rtx --onnx=") == len(opened.models)
+    for model in opened.models:
+        (path,) = out.glob(f"engines/*/{model.id}.plan")
+        assert read_header(path.read_bytes(), name=model.id).library == "tensorrt-rtx"
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert (record["key"]["precision"], record["batch_max"], record["parity"]) == ("fp16", 4, None)
 
 
 def test_the_record_is_what_lets_a_plan_in(exported, tmp_path):
