@@ -21,7 +21,7 @@ from pdtool.evaluation.attacked import Attacked
 from pdtool.extras import require
 from pdtool.images import Images, as_input
 
-__all__ = ["ATTACKS", "Attack", "parse_attack", "run_attack"]
+__all__ = ["ATTACKS", "Attack", "library", "parse_attack", "run_attack"]
 
 Setting = float | int | bool
 Function = Callable[..., torch.Tensor]
@@ -45,14 +45,14 @@ class Attack:
 
 def fgsm(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float) -> torch.Tensor:
     """One step of `epsilon` along the sign of the gradient of the cross-entropy."""
-    return _call(_foolbox().attacks.LinfFastGradientAttack(), net, images, labels, epsilon)
+    return _call(library().attacks.LinfFastGradientAttack(), net, images, labels, epsilon)
 
 
 def bim(
     net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float, step: float, steps: int
 ) -> torch.Tensor:
     """`steps` signed gradient steps of `step`, held within `epsilon` of the image."""
-    attack = _foolbox().attacks.LinfBasicIterativeAttack(abs_stepsize=step, steps=steps, random_start=False)
+    attack = library().attacks.LinfBasicIterativeAttack(abs_stepsize=step, steps=steps, random_start=False)
     return _call(attack, net, images, labels, epsilon)
 
 
@@ -60,7 +60,7 @@ def pgd(
     net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float, step: float, steps: int
 ) -> torch.Tensor:
     """BIM from a random point within `epsilon` of the image."""
-    attack = _foolbox().attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=True)
+    attack = library().attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=True)
     return _call(attack, net, images, labels, epsilon)
 
 
@@ -68,7 +68,7 @@ def deepfool(
     net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, steps: int, overshoot: float
 ) -> torch.Tensor:
     """Steps over the nearest linearised boundary, `overshoot` beyond it: a small L2 change."""
-    attack = _foolbox().attacks.L2DeepFoolAttack(steps=steps, candidates=10, overshoot=overshoot, loss="logits")
+    attack = library().attacks.L2DeepFoolAttack(steps=steps, candidates=10, overshoot=overshoot, loss="logits")
     return _call(attack, net, images, labels, None)
 
 
@@ -84,7 +84,7 @@ def cw(
     confidence: float,
 ) -> torch.Tensor:
     """Adam on the squared L2 change plus `const` x the margin; `searches` values of `const` are tried."""
-    attack = _foolbox().attacks.L2CarliniWagnerAttack(
+    attack = library().attacks.L2CarliniWagnerAttack(
         binary_search_steps=searches, steps=steps, stepsize=step, confidence=confidence, initial_const=const
     )
     found = _call(attack, net, images, labels, None)
@@ -176,7 +176,7 @@ def run_attack(
     is nothing to attack, MissingError without Foolbox.
     """
     attack = parse_attack(attack) if isinstance(attack, str) else attack
-    library = _foolbox()
+    foolbox = library()
     clean = as_input(images)
     source = np.flatnonzero(_labels(net, clean, batch) == labels)
     advance(len(images) - len(source))
@@ -208,7 +208,7 @@ def run_attack(
         provenance={
             "attack": attack.name,
             "settings": dict(attack.settings),
-            "library": f"foolbox {library.__version__}, torch {torch.__version__}",
+            "library": f"foolbox {foolbox.__version__}, torch {torch.__version__}",
             "seed": seed,
             "batch": batch,
             "images_given": len(images),
@@ -217,7 +217,8 @@ def run_attack(
     )
 
 
-def _foolbox() -> ModuleType:
+def library() -> ModuleType:
+    """Foolbox. Raises MissingError where it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by its own imports
         return require("foolbox", "attack the original")
@@ -227,7 +228,7 @@ def _call(
     attack: Any, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float | None
 ) -> torch.Tensor:
     with _frozen(net):
-        model = _foolbox().PyTorchModel(net, bounds=(0, 1), device="cpu")
+        model = library().PyTorchModel(net, bounds=(0, 1), device="cpu")
         found: torch.Tensor = attack(model, images, labels, epsilons=epsilon)[1]
     return found
 

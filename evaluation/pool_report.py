@@ -9,10 +9,10 @@ from pdtool.artifacts import PoolMember, PoolModel
 from pdtool.compress.plan import BoardFit
 from pdtool.compress.summary import summary as tabulate
 from pdtool.errors import UsageError
+from pdtool.evaluation.attacks import library
 from pdtool.evaluation.page import check_report, render
 from pdtool.evaluation.pictures import histogram, scatter
 from pdtool.evaluation.pool_study import FEW, PoolStudy, Votes
-from pdtool.extras import require
 from pdtool.files import write_atomic
 from pdtool.wording import number, percent, size
 
@@ -31,7 +31,7 @@ def check_pool_report(out: Path, pool: Path) -> None:
     if pool.resolve() in out.resolve().parents:
         raise UsageError(f"--report {out}: lies in the pool's own folder, which holds nothing else; give it beside")
     check_report(out)
-    require("foolbox", "attack the original for a report")
+    library()
 
 
 def write_pool_report(out: Path, s: PoolStudy) -> None:
