@@ -73,6 +73,7 @@ def member(
 SETTINGS: dict[str, Callable[[Task, int], nn.Module]] = {
     "as `--method random-channel`: rate 0.5, 10 epochs": member,
     "15 epochs": lambda task, i: member(task, i, epochs=15),
+    "8 epochs": lambda task, i: member(task, i, epochs=8),
     "5 epochs": lambda task, i: member(task, i, epochs=5),
     "imitates the original: weight 0.3, temperature 2": lambda task, i: member(task, i, distill=0.3),
     "imitates the original: weight 0.9, temperature 1": lambda task, i: member(task, i, distill=0.9, temperature=1.0),

@@ -102,7 +102,7 @@ def save(folder: Path, made: Made) -> None:
 def _here(net: nn.Module) -> str:
     """What, beside the request, decides about a member's bytes, as far as a word can say."""
     place, threads = device_of(net), torch.get_num_threads()
-    on = f"{threads} threads" if place.type == "cpu" else torch.cuda.get_device_name(place)
+    on = f"threads: {threads}" if place.type == "cpu" else torch.cuda.get_device_name(place)
     return f"{place.type}, {on}, torch {torch.__version__}"
 
 
