@@ -252,11 +252,19 @@ def test_a_member_that_kills_every_worker_ends_the_run(
     assert not (tmp_path / "P" / "pool.json").exists()
 
 
-@pytest.mark.parametrize("after", ["original", pytest.param("m000", marks=pytest.mark.slow)])
-def test_ctrl_c_ends_workers_without_a_word(after: str, request_of: PoolRequest, tmp_path: Path) -> None:
+LOCAL = ("--cluster", "local:2")
+
+
+@pytest.mark.parametrize(
+    ("after", "more"),
+    [("m000", ()), ("original", LOCAL), pytest.param("m000", LOCAL, marks=pytest.mark.slow)],
+)
+def test_ctrl_c_ends_everything_with_one_line(
+    after: str, more: tuple[str, ...], request_of: PoolRequest, tmp_path: Path
+) -> None:
     """As a terminal does it: the signal goes to every process of the group."""
     command = [sys.executable, "-m", "pdtool", "compress", "--weights", str(request_of.weights), "--data", "digits"]
-    command += ["--out", str(tmp_path / "P"), "--members", "40", "--max-drop", "1", "--cluster", "local:2"]
+    command += ["--out", str(tmp_path / "P"), "--members", "40", "--max-drop", "1", *more]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, bufsize=1) as process:
         assert process.stderr is not None
         lines = []
