@@ -74,6 +74,7 @@ SETTINGS: dict[str, Callable[[Task, int], nn.Module]] = {
     "as `--method random-channel`: rate 0.5, 10 epochs": member,
     "15 epochs": lambda task, i: member(task, i, epochs=15),
     "8 epochs": lambda task, i: member(task, i, epochs=8),
+    "fresh weights, not the original's": lambda task, i: member(task, i, fresh=True),
     "5 epochs": lambda task, i: member(task, i, epochs=5),
     "imitates the original: weight 0.3, temperature 2": lambda task, i: member(task, i, distill=0.3),
     "imitates the original: weight 0.9, temperature 1": lambda task, i: member(task, i, distill=0.9, temperature=1.0),
@@ -82,7 +83,6 @@ SETTINGS: dict[str, Callable[[Task, int], nn.Module]] = {
     "rates from 0.3 to 0.7": lambda task, i: member(task, i, rate=None),
     "one choice of channels for all": lambda task, i: member(task, i, one_mask=True),
     "one order of the data for all": lambda task, i: member(task, i, one_order=True),
-    "fresh weights, not the original's": lambda task, i: member(task, i, fresh=True),
     "every layer loses the same share": lambda task, i: member(task, i, even=True),
 }
 
