@@ -1,5 +1,6 @@
 """What members say of clean and attacked test images, kept small, and what it is worth as evidence."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def attacked_sets(original: Original, data: str, folder: Path) -> dict[str, Imag
         for text in ATTACKS.values():
             found = run_attack(net, loaded.images[::every], loaded.labels[::every], parse_attack(text), seed=0)
             sets[text] = found.images[predict(net, found.images) != found.labels]
-            print(f"{text}: {len(sets[text])} of {len(found)} succeeded", flush=True)
+            print(f"{text}: {len(sets[text])} of {len(found)} succeeded", file=sys.stderr, flush=True)
         write_atomic(keep, npz_bytes(sets))
     with np.load(keep, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
