@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -102,6 +103,7 @@ def _start(count: int, stack: ExitStack) -> Any:
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
     """Processes and threads that start inside never hear of Ctrl-C: their parent stops them. It hears at the end."""
+    resource_tracker.ensure_running()  # started by the first worker, it would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, also by workers started again
     try:
         yield
