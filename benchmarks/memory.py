@@ -7,20 +7,12 @@ the most that it held since the one before (resident sets, MiB), and the pool's 
 """
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # as the command does, before torch is loaded
-    os.environ.setdefault(cache, "256")
-
-import torch  # noqa: E402
-
-from pdtool.compress.pool import PoolRequest, make_pool  # noqa: E402
-from pdtool.compress.training import RECIPES  # noqa: E402
-from pdtool.devices.memory import peak_bytes, reset_peak, resident_bytes  # noqa: E402
+from pdtool.devices.memory import keep_few_kernels, peak_bytes, reset_peak, resident_bytes
 
 SHOWN = (1, 2, 4, 8, 12, 16)
 
@@ -48,6 +40,12 @@ class Watch:
 
 def main() -> None:
     """Command line."""
+    keep_few_kernels()  # as the command does; what follows imports torch
+    import torch
+
+    from pdtool.compress.pool import PoolRequest, make_pool
+    from pdtool.compress.training import RECIPES
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("train")

@@ -93,7 +93,9 @@ def costs(pool: Pool) -> tuple[str, ...]:
 def in_epochs(of: PoolFolder, data: str) -> float:
     """CPU time of one member in CPU times of one epoch of training the original."""
     pool = of.pool
-    recipe = {field.name: pool.recipe[field.name] for field in fields(Recipe) if field.name in pool.recipe}
+    recipe: dict[str, Any] = {
+        field.name: pool.recipe[field.name] for field in fields(Recipe) if field.name in pool.recipe
+    }
     names = {field.name for field in fields(Settings)} - {"group_rates"}
     chosen: dict[str, Any] = {name: value for name, value in pool.options.items() if name in names}
     request = PoolRequest(
@@ -102,13 +104,13 @@ def in_epochs(of: PoolFolder, data: str) -> float:
         method=pool.method,
         rate=pool.rate if "rate" in METHODS[pool.method].options else None,
         members=1,
-        recipe=Recipe(**{**vars(RECIPES["paper"]), **recipe}),  # type: ignore[arg-type]
+        recipe=replace(RECIPES["paper"], **recipe),
         **chosen,
     )
     ready = prepare(request)
     task = replace(ready.task, seed=member_seed(pool.seed, 0))
     steps = ready.method.steps(task)
-    an_epoch = len(task.training) // task.recipe.batch * train_step(task)  # type: ignore[operator]
+    an_epoch = replace(task.recipe, epochs=1).steps(len(task.training)) * train_step(task)
     ticks, begun = [time.process_time()], time.process_time()
 
     def tick(count: int) -> None:

@@ -28,6 +28,7 @@ from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.data import load_data
 from pdtool.images import as_input, size_of
 from pdtool.runtime.bundle import open_bundle
+from pdtool.runtime.engine import Engine
 from pdtool.runtime.residency import expected_loads
 from pdtool.runtime.screener import Screener
 
@@ -39,19 +40,19 @@ class Timed:
 
     inside = 0.0
 
-    def __init__(self, engine: object) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """As the engine's."""
         started = time.perf_counter()
-        logits: NDArray[np.float32] = self.engine.run(batch)  # type: ignore[attr-defined]
+        logits = self.engine.run(batch)
         Timed.inside += time.perf_counter() - started
         return logits
 
     def close(self) -> None:
         """As the engine's."""
-        self.engine.close()  # type: ignore[attr-defined]
+        self.engine.close()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pdtool.cli import (
     train,
 )
 from pdtool.cli.output import note
+from pdtool.devices.memory import keep_few_kernels
 from pdtool.errors import InputError, PdtoolError
 from pdtool.extras import missing
 
@@ -79,10 +80,7 @@ def main() -> NoReturn:
     # Threads that wait for each other must not spin: on two cores with one other busy process, training LeNet-5 took
     # 180 s with torch's spinning threads and 14 s with sleeping ones. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps compiled kernels of the last 1,024 shapes, and every pruned member has its own: `compress` grew with
-    # each (benchmarks/memory.py). 256 hold two members' and cost no time.
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "256")
+    keep_few_kernels()
     logging.getLogger("pdtool").addHandler(_Notes())
     try:
         code = app(standalone_mode=False)

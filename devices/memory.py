@@ -1,6 +1,7 @@
 """Bytes: parse them, read how many this process holds, and make freed ones really go back to the system."""
 
 import ctypes
+import os
 import re
 import sys
 from functools import cache
@@ -8,7 +9,16 @@ from pathlib import Path
 
 from pdtool.errors import UsageError
 
-__all__ = ["give_back", "held_bytes", "parse_bytes", "peak_bytes", "reset_peak", "resident_bytes", "tune_malloc"]
+__all__ = [
+    "give_back",
+    "held_bytes",
+    "keep_few_kernels",
+    "parse_bytes",
+    "peak_bytes",
+    "reset_peak",
+    "resident_bytes",
+    "tune_malloc",
+]
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc's malloc.h
@@ -44,6 +54,16 @@ def tune_malloc() -> bool:
     except (OSError, AttributeError):  # musl has no mallopt
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, 131072)) and bool(mallopt(_M_ARENA_MAX, 1))
+
+
+def keep_few_kernels() -> None:
+    """Have oneDNN and torch keep the compiled kernels of 256 shapes, not of 1,024, unless the environment says so.
+
+    Every pruned net has shapes of its own: a process that makes a pool grows with each (benchmarks/memory.py); 256
+    are those of two members. Must run before torch is imported.
+    """
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, "256")
 
 
 def give_back() -> None:
