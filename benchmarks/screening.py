@@ -105,18 +105,21 @@ def reloading(bundle: Path, pool: PoolFolder, frames: NDArray[np.uint8]) -> floa
     table, original = table_of(calibration), pool.original()
     ids = [member.id for member in pool.pool.members if member.used]
 
+    @torch.inference_mode()
+    def label_of(net: torch.nn.Module, picture: torch.Tensor) -> int:
+        return int(net(picture).argmax())
+
     def work() -> None:
-        with torch.inference_mode():
-            for frame in frames:
-                picture = torch.from_numpy(as_input(frame[None]))
-                label, changes = int(original(picture).argmax()), 0
-                for n in range(1, table.max_models + 1):
-                    if (n - 1) % MMT_GROUP == 0:
-                        group = [pool.member(id) for id in ids[n - 1 : n - 1 + MMT_GROUP]]
-                    changed = int(group[(n - 1) % MMT_GROUP](picture).argmax()) != label
-                    changes += changed
-                    if table.decide(n, np.array([changes]), np.array([changed]))[0] != CONTINUE:
-                        break
+        for frame in frames:
+            picture = torch.from_numpy(as_input(frame[None]))
+            label, changes = label_of(original, picture), 0
+            for n in range(1, table.max_models + 1):
+                if (n - 1) % MMT_GROUP == 0:
+                    group = [pool.member(id) for id in ids[n - 1 : n - 1 + MMT_GROUP]]
+                changed = int(label_of(group[(n - 1) % MMT_GROUP], picture) != label)
+                changes += changed
+                if table.decide(n, np.array([changes]), np.array([changed]))[0] != CONTINUE:
+                    break
 
     return seconds_a_frame(work, len(frames))
 
