@@ -76,6 +76,7 @@ def export_pool(
             return BundleModel(
                 id=name,
                 file=entry,
+                part=0,
                 weights_sha256=source.file.sha256,
                 macs=source.macs,
                 parameters=source.parameters,
@@ -96,6 +97,8 @@ def export_pool(
                 classes=pool.pool.classes,
                 original=bundle_model(ORIGINAL, pool.pool.original),
                 members=tuple(bundle_model(member.id, member.model) for member in used),
+                pack=1,
+                pack_ratio=None,
                 costs=write_entry(folder, "costs.json", pretty(costs)),
                 calibration=None,
                 seen=write_entry(folder, "seen.bin", seen_with(pool.seen(), images.ranges)),

@@ -9,6 +9,7 @@ Sizes are bytes, times ms unless a name says otherwise, accuracies and rates lie
 """
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
@@ -182,10 +183,14 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class BundleModel:
-    """A model of a bundle. `resident_bytes` and `load_peak_bytes` are measured at export in a fresh process."""
+    """A model of a bundle, or its part of a file that holds several members: a pack, whose one answer (N, k x classes)
+    holds their logits side by side. `resident_bytes` and `load_peak_bytes` are the whole file's, measured at export in
+    a fresh process.
+    """
 
     id: str
     file: FileEntry
+    part: int  # its logits are columns part x classes ... (part + 1) x classes; 0 where the file holds it alone
     weights_sha256: str  # of the pool's weights that it was exported from
     macs: int
     parameters: int
@@ -211,6 +216,8 @@ class Bundle:
     classes: tuple[str, ...]
     original: BundleModel
     members: tuple[BundleModel, ...]
+    pack: int  # members a file holds, side by side in their order; the last file may hold fewer
+    pack_ratio: float | None  # time of one image through a pack over that through its members apart; None: not measured
     costs: FileEntry  # costs.json: model id -> ModelCosts
     calibration: FileEntry | None  # calibration.json once calibrated
     seen: FileEntry  # which images the pool or the ranges of int8 were made on; calibrating on them is refused
@@ -222,6 +229,21 @@ class Bundle:
         _check_unique("classes", self.classes)
         if not self.members:
             raise ValueError("members should hold at least one model")
+        if self.pack < 1:
+            raise ValueError(f"pack should be at least 1, is {self.pack}")
+        if self.pack_ratio is not None and not 0 < self.pack_ratio < inf:
+            raise ValueError(f"pack_ratio should be a number above 0, is {self.pack_ratio}")
+        if self.original.part != 0:
+            raise ValueError(f"part of {self.original.id!r} should be 0, is {self.original.part}")
+        for i, member in enumerate(self.members):
+            if member.part != i % self.pack:
+                raise ValueError(
+                    f"part of {member.id!r} should be {i % self.pack}, is {member.part} (files hold {self.pack})"
+                )
+            if member.part > 0 and member.file != self.members[i - 1].file:
+                raise ValueError(f"file of {member.id!r} should be that of {self.members[i - 1].id!r}: one pack")
+        files = [self.original.file.path, *(member.file.path for member in self.members if member.part == 0)]
+        _check_unique("files", tuple(files))
 
 
 def write_entry(folder: Path, path: str, data: bytes) -> FileEntry:

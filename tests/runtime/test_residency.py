@@ -39,6 +39,7 @@ def model(name, resident=10, peak=14):
     return BundleModel(
         id=name,
         file=FileEntry(path=f"models/{name}.onnx", bytes=1, sha256="0" * 64),
+        part=0,
         weights_sha256="0" * 64,
         macs=1,
         parameters=1,

@@ -39,7 +39,7 @@ def model(name):
     entry = FileEntry(path=f"models/{name}.onnx", bytes=1, sha256="0" * 64)
     parity = Parity(images=1, label_agreement=1.0, max_difference=0.0)
     return BundleModel(
-        id=name, file=entry, weights_sha256="0" * 64, macs=1, parameters=1, accuracy=1.0, resident_bytes=10,
+        id=name, file=entry, part=0, weights_sha256="0" * 64, macs=1, parameters=1, accuracy=1.0, resident_bytes=10,
         load_peak_bytes=14, parity=parity,
     )  # fmt: skip
 
