@@ -14,7 +14,7 @@ def verify(bundle: options.BundleFolder, json: options.Json = False) -> None:
     from pdtool.runtime.bundle import open_bundle
 
     opened = open_bundle(bundle)
-    files = len(opened.models) + 2 + (opened.calibration is not None)
+    files = len({model.file.path for model in opened.models}) + 2 + (opened.calibration is not None)
     if json:
         emit({"bundle": str(bundle), "files": files, "digest": opened.bundle.digest, "intact": True})
     else:
@@ -46,8 +46,7 @@ def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
             m.id,
             f"{m.macs / 1e6:.2f} M",
             f"{m.parameters:,}",
-            mib(m.file.bytes),
-            mib(m.resident_bytes),
+            *(("in its pack",) * 2 if m.part else (mib(m.file.bytes), mib(m.resident_bytes))),
             percent(m.accuracy),
         )
         for m in opened.models

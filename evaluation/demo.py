@@ -17,7 +17,7 @@ import numpy as np
 
 from pdtool.decisions import Verdict
 from pdtool.errors import InputError, PdtoolError
-from pdtool.evaluation.metrics import Rate, mean, rate, relative_cost
+from pdtool.evaluation.metrics import Rate, mean, rate, relative_cost, run_macs
 from pdtool.extras import require
 from pdtool.files import write_error
 from pdtool.jsonform import JsonValue, decode
@@ -159,7 +159,7 @@ def count_stream(mixed: Path, verdicts: list[Verdict], bundle: Path, *, seed: in
     if [verdict.frame for verdict in verdicts] != list(range(len(labels))):
         raise InputError(f"{mixed}: has {len(labels)} frames but {len(verdicts)} verdicts; screen it again")
     with Screener.open(bundle, seed=seed) as screener:
-        macs = np.array([member.macs for member in screener.residency.order], dtype=np.int64)
+        macs = run_macs(screener.residency.order)
         original = screener.opened.bundle.original.macs
     cleared = np.array([verdict.verdict == "clean" for verdict in verdicts])
     flagged = np.array([verdict.verdict == "adversarial" for verdict in verdicts])

@@ -1,5 +1,6 @@
 """What a reviewer counts: rates with their interval and their n, areas under curves, costs. Pure NumPy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rate", "auroc", "mean", "rate", "relative_cost", "wilson"]
+from pdtool.artifacts import BundleModel
+
+__all__ = ["Rate", "auroc", "mean", "rate", "relative_cost", "run_macs", "wilson"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,16 @@ def mean(values: NDArray[Any]) -> float | None:
 def relative_cost(used: NDArray[np.int64], original: int, members: NDArray[np.int64]) -> NDArray[np.float64]:
     """What each frame cost, in runs of the original: 1 for the original plus the members asked, by their MACs.
 
-    used (N,): members asked; `original`: its MACs; members (M,): MACs in the order in which they were asked.
+    used (N,): members asked; `original`: its MACs; members (M,): MACs in the order in which they were asked
+    (`run_macs`).
     """
     total = np.concatenate([[0], np.cumsum(members)])
     return 1.0 + total[used] / original
+
+
+def run_macs(order: Sequence[BundleModel]) -> NDArray[np.int64]:
+    """MACs that each member adds when it is asked, in that order: a pack's all come with the first of it."""
+    macs, first = np.zeros(len(order), dtype=np.int64), dict[str, int]()
+    for i, model in enumerate(order):
+        macs[first.setdefault(model.file.path, i)] += model.macs
+    return macs

@@ -3,14 +3,17 @@
 import dataclasses
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import pdtool
 from pdtool.artifacts import BundleModel, LayerCost, ModelCosts
+from pdtool.decisions import Calibration
 from pdtool.devices.catalogue import DeviceProfile, Precision
 from pdtool.devices.probe import probe
 from pdtool.devices.roofline import CAVEAT, ITEM_BYTES, Estimate, Fit, estimate, fits
@@ -25,9 +28,13 @@ __all__ = ["DeviceReport", "FrameCost", "FrameRow", "ModelProfile", "Profile", "
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProfile:
-    """One model: counted, measured here and, with a device, estimated there."""
+    """One model: counted, measured here and, with a device, estimated there.
+
+    What is measured is its file: where that is a pack, all of its members, each of which says the same.
+    """
 
     id: str
+    file: str  # path in the bundle
     accuracy: float  # on the pool's held-out clean images
     macs: int  # of one image
     flops: int  # 2 x MACs
@@ -43,7 +50,9 @@ class ModelProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRow:
-    """The cost of one frame when `members` members are asked: the original's run plus that many mean members."""
+    """The cost of one frame when `members` members are asked: the original's run plus that many mean members, or as
+    many mean packs as that takes.
+    """
 
     what: str
     members: float
@@ -133,20 +142,23 @@ def profile(
         return _profile(open_bundle(exported), folder, "pool", device, precision, batch, runs, threads, tuple(notes))
 
 
-def frame_cost(models: Sequence[ModelProfile], expected: float | None, most: int | None = None) -> FrameCost:
-    """The cost of one frame: original + n x mean member.
+def frame_cost(models: Sequence[ModelProfile], calibration: Calibration | None = None) -> FrameCost:
+    """The cost of one frame: original + n x mean file, a file being a member or a pack of several.
 
-    `expected` is the calibration's mean number of members a clean frame asks, `most` its largest; without a
-    calibration there is no expectation, and the rows say what 1, half and all of the members would cost.
+    The calibration says how many members a clean frame asks on average and at most; without one there is no
+    expectation, and the rows say what 1, half and all of the members would cost.
     """
     original, members = models[0], models[1:]
-    macs = sum(member.macs for member in members) / len(members)
-    ms = sum(member.latency_ms[0] for member in members) / len(members)
+    files = {member.file: member.latency_ms[0] for member in members}
+    held = max(Counter(member.file for member in members).values())
+    macs = sum(member.macs for member in members) / len(files)
+    ms = sum(files.values()) / len(files)
     estimates = [model.estimate.ms for model in members if model.estimate is not None]
 
-    def row(what: str, asked: float) -> FrameRow:
-        frame_macs, frame_ms = original.macs + asked * macs, original.latency_ms[0] + asked * ms
-        there = original.estimate.ms + asked * sum(estimates) / len(members) if original.estimate else None
+    def row(what: str, asked: float, run: float | None = None) -> FrameRow:
+        run = ceil(asked / held) if run is None else run
+        frame_macs, frame_ms = original.macs + run * macs, original.latency_ms[0] + run * ms
+        there = original.estimate.ms + run * sum(estimates) / len(files) if original.estimate else None
         return FrameRow(
             what=what,
             members=asked,
@@ -158,13 +170,15 @@ def frame_cost(models: Sequence[ModelProfile], expected: float | None, most: int
         )
 
     unscreened = row("original alone", 0)
-    if expected is not None:
-        rows = [unscreened, row("clean frame, expected", expected)]
-        rows.append(row("costliest frame", len(members) if most is None else most))
+    if calibration is not None:
+        asked_clean = calibration.expected_models_clean
+        run = sum(share * ceil(n / held) for n, share in enumerate(calibration.models_clean, start=1))
+        rows = [unscreened, row("clean frame, expected", asked_clean, asked_clean if held == 1 else run)]
+        rows.append(row("costliest frame", min(calibration.max_models, len(members))))
     else:
         asked = sorted({1, max(1, len(members) // 2), len(members)})
         rows = [unscreened, *(row(f"{n} of {len(members)} members asked", n) for n in asked)]
-    return FrameCost(calibrated=expected is not None, rows=tuple(rows))
+    return FrameCost(calibrated=calibration is not None, rows=tuple(rows))
 
 
 def _profile(
@@ -186,24 +200,24 @@ def _profile(
     machine, load = probe(), os.getloadavg()[0]
     if load > machine.cores / 2:
         notes += (f"this machine was busy before (load {load:.1f} on {machine.cores} cores): times may be too high",)
-    paths = {model.id: opened.folder / model.file.path for model in opened.models}
+    paths = {model.file.path: opened.folder / model.file.path for model in opened.models}
     measured = measure_models(paths, size_of(bundle.preprocessing), batch=batch, runs=runs, threads=threads)
-    models = tuple(_model(model, measured[model.id], costs[model.id], device, precision) for model in opened.models)
+    models = tuple(
+        _model(model, measured[model.file.path], costs[model.id], device, precision) for model in opened.models
+    )
     now = [
         dataclasses.replace(
             model,
-            resident_bytes=measured[model.id].resident_bytes,
-            load_peak_bytes=measured[model.id].load_peak_bytes,
+            resident_bytes=measured[model.file.path].resident_bytes,
+            load_peak_bytes=measured[model.file.path].load_peak_bytes,
         )
         for model in opened.models
     ]
     needed = need(now[0], tuple(now[1:]))
     if calibration is None:
-        frame = frame_cost(models, None)
         notes += ("not calibrated: how many members a clean frame asks is not known (`pdtool calibrate`)",)
-    else:
-        most = min(calibration.max_models, len(bundle.members))
-        frame = frame_cost(models, calibration.expected_models_clean, most)
+    if bundle.pack > 1:
+        notes += (f"packs of {bundle.pack} members: a frame that asks one of them runs them all",)
     return Profile(
         pdtool=pdtool.__version__,
         name=folder.resolve().name,
@@ -216,7 +230,7 @@ def _profile(
         models=models,
         least_bytes=needed.least,
         all_bytes=needed.everything,
-        frame=frame,
+        frame=frame_cost(models, calibration),
         device=None
         if device is None
         else DeviceReport(
@@ -240,6 +254,7 @@ def _model(
     weights = costs.parameters * ITEM_BYTES[precision]
     return ModelProfile(
         id=model.id,
+        file=model.file.path,
         accuracy=model.accuracy,
         macs=costs.macs,
         flops=2 * costs.macs,

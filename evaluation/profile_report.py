@@ -141,7 +141,7 @@ def html(profile: Profile) -> str:
 
 def _counted_table(profile: Profile) -> Table:
     headers = ("model", "accuracy", "MACs", "of original", "FLOPs", "parameters", "file")
-    whole = profile.models[0].macs
+    whole, firsts = profile.models[0].macs, {model.id for _, model, _ in _files(profile)}
     rows = tuple(
         (
             model.id,
@@ -150,7 +150,7 @@ def _counted_table(profile: Profile) -> Table:
             percent(model.macs / whole),
             _count(model.flops),
             _count(model.parameters),
-            size(model.file_bytes),
+            size(model.file_bytes) if model.id in firsts else "in its pack",
         )
         for model in profile.models
     )
@@ -162,10 +162,10 @@ def _measured_table(profile: Profile) -> Table:
     headers = ["model", "load", "load peak", "resident", "p50", "p90", "p99"]
     headers += [f"estimate, {board.precision}"] if board else []
     rows = []
-    for model in profile.models:
-        row = [model.id, f"{model.load_ms:.3g} ms", size(model.load_peak_bytes), size(model.resident_bytes)]
+    for name, model, estimated in _files(profile):
+        row = [name, f"{model.load_ms:.3g} ms", size(model.load_peak_bytes), size(model.resident_bytes)]
         row += [f"{ms:.3g} ms" for ms in model.latency_ms]
-        row += [f"{model.estimate.ms:.2g} ms"] if model.estimate else []
+        row += [f"{estimated:.2g} ms"] if estimated is not None else []
         rows.append(tuple(row))
     there = f"; estimate: at best on {board.id}" if board else ""
     return Table(f"Measured here: memory, and time for one image{there}", tuple(headers), tuple(rows))
@@ -182,8 +182,10 @@ def _frame_table(profile: Profile) -> Table:
         cells += [f"{row.estimate_ms:.2g} ms"] if row.estimate_ms is not None else []
         rows.append(tuple(cells))
     how = "calibrated" if profile.frame.calibrated else "not calibrated"
+    packed = len(_files(profile)) < len(profile.models)
+    member = "packs x mean pack" if packed else "members x mean member"
     return Table(
-        f"Cost of one frame = original + members x mean member ({how}); x: in runs of the original",
+        f"Cost of one frame = original + {member} ({how}); x: in runs of the original",
         tuple(headers),
         tuple(rows),
     )
@@ -206,10 +208,11 @@ def _tiles(profile: Profile) -> list[tuple[str, str]]:
 
 def _plots(profile: Profile) -> list[str]:
     original, members = profile.models[0], profile.models[1:]
-    names = [model.id for model in profile.models]
-    latency = {name: [model.latency_ms[i] for model in profile.models] for i, name in ((0, "p50"), (2, "p99"))}
-    resident = [model.resident_bytes / 2**20 for model in profile.models]
-    peaks = [model.load_peak_bytes / 2**20 for model in profile.models]
+    files = _files(profile)
+    names = [name for name, _, _ in files]
+    latency = {name: [file.latency_ms[i] for _, file, _ in files] for i, name in ((0, "p50"), (2, "p99"))}
+    resident = [file.resident_bytes / 2**20 for _, file, _ in files]
+    peaks = [file.load_peak_bytes / 2**20 for _, file, _ in files]
     return [
         scatter(
             "Accuracy against cost",
@@ -220,6 +223,21 @@ def _plots(profile: Profile) -> list[str]:
         bars("Time for one image", names, latency, ylabel="ms", log=_spread(latency) > 20),
         bars("Memory", names, {"once loaded": resident, "most while loading": peaks}, ylabel="MiB"),
     ]
+
+
+def _files(profile: Profile) -> list[tuple[str, ModelProfile, float | None]]:
+    """What is measured: each file's name (the model's id, or that of the pack), its first model, which holds the
+    figures, and the estimate of all its models.
+    """
+    models: dict[str, list[ModelProfile]] = {}
+    for model in profile.models:
+        models.setdefault(model.file, []).append(model)
+    files = []
+    for path, inside in models.items():
+        estimates = [model.estimate.ms for model in inside if model.estimate is not None]
+        name = inside[0].id if len(inside) == 1 else f"{Path(path).stem}: {inside[0].id} to {inside[-1].id}"
+        files.append((name, inside[0], sum(estimates) if estimates else None))
+    return files
 
 
 def _spread(series: Mapping[str, Sequence[float]]) -> float:

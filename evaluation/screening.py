@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pdtool.decisions import Verdict
 from pdtool.evaluation.diversity import Diversity, diversity
-from pdtool.evaluation.metrics import relative_cost
+from pdtool.evaluation.metrics import relative_cost, run_macs
 from pdtool.images import Images
 from pdtool.runtime.screener import Screener
 from pdtool.runtime.votes import collect_votes
@@ -63,7 +63,7 @@ def screen_set(
     """
     with Screener.open(bundle, memory_budget=memory_budget, seed=seed) as screener:
         verdicts = tuple(screener.screen(images, source=name))
-        order = np.array([model.macs for model in screener.residency.order], dtype=np.int64)
+        order = run_macs(screener.residency.order)
         opened, calibration = screener.opened, screener.calibration
     votes = collect_votes(opened, images, temperatures=calibration.temperatures, advance=advance)
     counted = votes.evidence.changed if name == "clean" else votes.evidence.changed[votes.original != truth]

@@ -1,6 +1,6 @@
 """A pool to a bundle: export every usable model, check it on real images, measure its memory, list every file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pdtool
@@ -8,11 +8,13 @@ from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel, 
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.devices.catalogue import Precision
 from pdtool.errors import GateError
-from pdtool.export.engines import PlanBuild, export_plans
+from pdtool.export.engines import PlanBuild, export_plans, plan_loader
 from pdtool.export.onnx import check_parity, compare, logits_of, to_onnx, to_onnx_fp16
+from pdtool.export.pack import Pack, choose, most_measured, pack_files
 from pdtool.export.quantise import to_int8
 from pdtool.export.real import RealImages, pick_images, seen_with
-from pdtool.images import size_of
+from pdtool.files import read_checked
+from pdtool.images import as_input, size_of
 from pdtool.jsonform import encode
 from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import CALIBRATION, MANIFEST, pretty, write_bundle
@@ -38,6 +40,7 @@ def export_pool(
     min_agreement: float | None = None,
     batch: int = 32,
     model: str | None = None,
+    pack: Pack = 1,
     plans: PlanBuild | None = None,
     force: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
@@ -50,6 +53,8 @@ def export_pool(
     others). GateError where the labels of fewer than `min_agreement` of them agree (None: MIN_AGREEMENT). Raises
     InputError and IntegrityError for an unusable pool or data. After any error, nothing is left at `out`; an existing
     `out` needs `force` and must be a bundle. `advance(1)` is called after each model.
+
+    `pack` members go into one file, or as many as pay on this machine (see `choose`); each is checked again in there.
 
     With `plans`, a TensorRT plan of every file comes into the bundle's cache (see `export_plans`), held to the same
     `min_agreement`. The manifest does not list them: a bundle is whole without any, each has its record beside it.
@@ -68,22 +73,31 @@ def export_pool(
             exported[name] = _export_model(pool, name, folder, precision, images, least)
             advance(1)
         size = size_of(pool.pool.preprocessing)
-        paths = {name: folder / entry.path for name, (entry, _) in exported.items()}
+        placed, count, ratio = _place(
+            folder,
+            {name: entry for name, (entry, _) in exported.items()},
+            pack,
+            images,
+            precision,
+            min_agreement,
+            plans,
+        )
+        paths = {entry.path: folder / entry.path for entry, _ in placed.values()}
         memory = measure_models(paths, size, batch=batch)
 
         def bundle_model(name: str, source: PoolModel) -> BundleModel:
-            entry, parity = exported[name]
+            entry, part = placed[name]
             return BundleModel(
                 id=name,
                 file=entry,
-                part=0,
+                part=part,
                 weights_sha256=source.file.sha256,
                 macs=source.macs,
                 parameters=source.parameters,
                 accuracy=source.accuracy,
-                resident_bytes=memory[name].resident_bytes,
-                load_peak_bytes=memory[name].load_peak_bytes,
-                parity=parity,
+                resident_bytes=memory[entry.path].resident_bytes,
+                load_peak_bytes=memory[entry.path].load_peak_bytes,
+                parity=exported[name][1],
             )
 
         costs = {name: encode(pool.plan(model).costs) for name, model in models.items()}
@@ -97,8 +111,8 @@ def export_pool(
                 classes=pool.pool.classes,
                 original=bundle_model(ORIGINAL, pool.pool.original),
                 members=tuple(bundle_model(member.id, member.model) for member in used),
-                pack=1,
-                pack_ratio=None,
+                pack=count,
+                pack_ratio=ratio,
                 costs=write_entry(folder, "costs.json", pretty(costs)),
                 calibration=None,
                 seen=write_entry(folder, "seen.bin", seen_with(pool.seen(), images.ranges)),
@@ -130,6 +144,29 @@ def _export_model(
         parity = compare(logits_of(model, images.judged, name=name), expected, name=name)
         _check_agreement(parity, least, name, f"fp32 at {precision}")
     return write_entry(folder, f"models/{name}.onnx", model), parity
+
+
+def _place(
+    folder: Path,
+    files: Mapping[str, FileEntry],
+    pack: Pack,
+    images: RealImages,
+    precision: Precision,
+    min_agreement: float | None,
+    plans: PlanBuild | None,
+) -> tuple[dict[str, tuple[FileEntry, int]], int, float | None]:
+    """Id -> file and part of it, once the members are packed; how many a pack holds, and what it takes (`choose`)."""
+    members = {name: entry for name, entry in files.items() if name != ORIGINAL}
+    apart = {name: (entry, 0) for name, entry in files.items()}
+    first = list(members.values())[: most_measured(pack)]
+    models = [read_checked(folder / entry.path, entry.bytes, entry.sha256) for entry in first]
+    load = None if plans is None else plan_loader(plans, precision)
+    count, ratio = choose(pack, models, as_input(images.judged[:1]), load)
+    if count == 1:
+        return apart, count, ratio
+    # A file's content is the same in a pack, so any difference is a defect, at every precision.
+    least = MIN_AGREEMENT["fp32"] if min_agreement is None else min_agreement
+    return apart | pack_files(folder, members, count, images.judged, min_agreement=least), count, ratio
 
 
 def _check_agreement(parity: Parity, least: float, name: str, reference: str) -> None:

@@ -1,9 +1,10 @@
 """Plans into a bundle's cache, built here: with TensorRT on this machine's GPU, with TensorRT-RTX on any machine."""
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pdtool.errors import GateError, MissingError
 from pdtool.files import read_checked
 from pdtool.images import Images, as_input
 from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
+from pdtool.runtime.engine import Engine
 from pdtool.runtime.engine_loader import key_of, make_record, store_plan
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
@@ -34,6 +36,7 @@ class PlanBuild:
     trt: Any
     session: TensorRTSession | None
     options: BuildOptions
+    timing: TimingCache = field(default_factory=TimingCache)  # one serves all builds
 
 
 @contextmanager
@@ -65,46 +68,69 @@ def export_plans(
     min_agreement: float = 0.99,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[PlanRecord, ...]:
-    """Build the plan of every model of the bundle in `folder` and put it, with its record, into the bundle's cache.
+    """Build the plan of every file of the bundle in `folder` and put it, with its record, into the bundle's cache.
+
+    A plan goes by its file's name: the model's id, or that of the pack of several.
 
     With a GPU, each plan is loaded, measured, and its labels for `images` (N, H, W, C) compared with those of its ONNX
-    file; without one (TensorRT-RTX alone) the records' sizes and parity are null. One timing cache serves all models.
-    `advance(1)` is called after each. Raises IntegrityError for a changed ONNX file, InputError where the parser
+    file; without one (TensorRT-RTX alone) the records' sizes and parity are null. `advance` is called after each file
+    with the number of its models. Raises IntegrityError for a changed ONNX file, InputError where the parser
     refuses one, GateError where a build fails or fewer than `min_agreement` of the labels agree.
     """
-    trt, session, timing, records = build.trt, build.session, TimingCache(), []
+    trt, session, timing, records = build.trt, build.session, build.timing, []
     options = replace(build.options, precision=precision)
-    for model in models:
-        onnx = read_checked(folder / model.file.path, model.file.bytes, model.file.sha256)
+    parts = Counter(model.file for model in models)
+    for file, count in parts.items():
+        name = Path(file.path).stem
+        onnx = read_checked(folder / file.path, file.bytes, file.sha256)
         if session is None:
-            key = key_of(trt, None, precision, model.file.sha256)
-            plan, image = build_plan(trt, onnx, options, name=model.id, timing=timing)
-            record = make_record(model.id, key, plan, image, options)
+            key = key_of(trt, None, precision, file.sha256)
+            plan, image = build_plan(trt, onnx, options, name=name, timing=timing)
+            record = make_record(name, key, plan, image, options)
         else:
-            key = key_of(trt, session.memory.compute_capability, precision, model.file.sha256)
+            key = key_of(trt, session.memory.compute_capability, precision, file.sha256)
             with session.active():
-                plan, image = build_plan(trt, onnx, options, name=model.id, timing=timing)
-            engine = TensorRTEngine(session, plan, name=model.id)
+                plan, image = build_plan(trt, onnx, options, name=name, timing=timing)
+            engine = TensorRTEngine(session, plan, name=name)
             try:
-                parity = None if images is None else _parity(engine, onnx, images, model.id, min_agreement)
+                parity = None if images is None else _parity(engine, onnx, images, name, count, min_agreement)
                 gpu = session.memory.gpu
-                record = make_record(model.id, key, plan, image, options, gpu=gpu, engine=engine, parity=parity)
+                record = make_record(name, key, plan, image, options, gpu=gpu, engine=engine, parity=parity)
             finally:
                 engine.close()
         store_plan(folder, record, plan)
         records.append(record)
-        advance(1)
+        advance(count)
     return tuple(records)
 
 
-def _parity(engine: TensorRTEngine, onnx: bytes, images: Images, name: str, least: float) -> Parity:
-    """How a plan compares with its ONNX file, which the export has compared with the original net already."""
+def plan_loader(build: PlanBuild, precision: Precision) -> Callable[[bytes], Engine] | None:
+    """What builds an ONNX file's plan and loads it, to be measured; None where there is no GPU to run it.
+
+    Raises as `export_plans`.
+    """
+    session = build.session
+    if session is None:
+        return None
+    options = replace(build.options, precision=precision)
+
+    def load(onnx: bytes) -> TensorRTEngine:
+        with session.active():
+            plan, _ = build_plan(build.trt, onnx, options, name="a member", timing=build.timing)
+        return TensorRTEngine(session, plan, name="a member")
+
+    return load
+
+
+def _parity(engine: TensorRTEngine, onnx: bytes, images: Images, name: str, models: int, least: float) -> Parity:
+    """How the plan of a file of some models compares with its ONNX file, which the export has checked already."""
     reference = OnnxEngine(onnx, name=name)
     pieces = [as_input(images[i : i + PIECE]) for i in range(0, len(images), PIECE)]
     expected = np.concatenate([reference.run(piece) for piece in pieces])
     reference.close()
     came = np.concatenate([engine.run(piece) for piece in pieces])
-    agreement = float((expected.argmax(axis=1) == came.argmax(axis=1)).mean())
+    labels = [logits.reshape(len(logits), models, -1).argmax(axis=2) for logits in (expected, came)]
+    agreement = float((labels[0] == labels[1]).mean())
     difference = float(np.abs(expected - came).max())
     if agreement < least or not np.isfinite(difference):
         raise GateError(

@@ -81,7 +81,7 @@ def test_without_a_calibration_no_expectation_is_claimed(plain: Profile) -> None
 
 
 def test_one_member_gives_one_row_of_asking_members(plain: Profile) -> None:
-    assert [row.members for row in frame_cost(plain.models[:2], None).rows] == [0, 1]
+    assert [row.members for row in frame_cost(plain.models[:2]).rows] == [0, 1]
 
 
 def test_a_pool_is_measured_through_a_bundle_and_says_so(workshop: Path, plain: Profile) -> None:
