@@ -29,6 +29,7 @@ Pack = int | Literal["auto"]
 
 PAYS = 0.9  # of the time that the members take apart: what a pack may take at most
 CANDIDATES = (2, 4, 8)
+SAME = 0.01  # of the largest logit: what may differ in a pack; 0 was seen at every precision
 LARGEST = 2**31  # bytes: protobuf's bound on one message
 LEAST_RUNS, RUNS, SECONDS = 5, 400, 2.0  # of a comparison: at least so many, at most so many or so long
 
@@ -147,7 +148,7 @@ def pack_files(
     one perhaps fewer; returns id -> the pack's entry and the member's part of it.
 
     Each part of each pack answers images (N, H, W, C) and is compared with the member's own file. Raises GateError
-    where fewer than `min_agreement` of its labels agree.
+    where fewer than `min_agreement` of its labels agree, or a logit differs by more than `SAME` of the largest one.
     """
     placed: dict[str, tuple[FileEntry, int]] = {}
     rest = iter(members)
@@ -159,8 +160,9 @@ def pack_files(
         entry = write_entry(folder, f"models/{pack_name}.onnx", packed)
         columns = np.split(logits_of(packed, images, name=entry.path), len(group), axis=1)
         for part, (name, model) in enumerate(zip(group, models, strict=True)):
-            parity = compare(columns[part], logits_of(model, images, name=name), name=name)
-            if parity.label_agreement < min_agreement:
+            own = logits_of(model, images, name=name)
+            parity = compare(columns[part], own, name=name)
+            if parity.label_agreement < min_agreement or parity.max_difference > SAME * np.abs(own).max():
                 raise GateError(
                     f"{name}: in {entry.path} it agrees with its own file on {parity.label_agreement:.1%} of "
                     f"{parity.images} images, --min-agreement asks for {min_agreement:.1%} (largest difference "
