@@ -106,7 +106,7 @@ def main() -> None:
     data = load_clean(options.data, size_of(first.preprocessing), limit=options.limit, role="test")
     for bundle in bundles:
         refuse_seen(data, bundle.read(bundle.bundle.seen), bundle.made_on)
-    votes = [collect_votes(bundle, data.images, threads=1) for bundle in bundles]
+    votes = [collect_votes(bundle, data.images) for bundle in bundles]
     ratios = latency_ratios(bundles, data.images, options.seconds)
     agreements = [agreement(vote, votes[0]) for vote in votes]
     changes = [vote.evidence.changed for vote in votes]

@@ -29,7 +29,7 @@ from pdtool.data import load_data
 from pdtool.images import as_input, size_of
 from pdtool.runtime.bundle import open_bundle
 from pdtool.runtime.engine import Engine
-from pdtool.runtime.residency import expected_loads
+from pdtool.runtime.forecast import expected_loads
 from pdtool.runtime.screener import Screener
 
 MMT_GROUP = 20

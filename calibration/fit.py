@@ -108,6 +108,7 @@ def calibrate(
     data: str,
     seen: str,
     models_sha256: str,
+    engines: str = "onnxruntime",
     attacked: Evidence | None = None,
     accept_miss: bool = False,
 ) -> Calibration:
@@ -161,6 +162,7 @@ def calibrate(
         data=data,
         seen=seen,
         models_sha256=models_sha256,
+        engines=engines,
     )
 
 

@@ -3,6 +3,7 @@
 Evidence is what one member says against the original's label: 0 or 1 (label change), or a number in [0, 1] (graded).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,11 @@ class Table(Protocol):
     @property
     def max_models(self) -> int:
         """Most members that a frame can need."""
+        ...
+
+    @property
+    def earliest(self) -> int:
+        """Fewest members after which a frame can be decided: every frame needs them."""
         ...
 
     def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
@@ -64,6 +70,11 @@ class DecisionTable:
         """Most models that a frame can need."""
         return len(self.flag_at)
 
+    @property
+    def earliest(self) -> int:
+        """As `Table.earliest`."""
+        return _earliest(self.flag_at, self.clear_at)
+
     def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
         """As `Table.decide`; `total` counts changes."""
         flag, clear = self.flag_at[asked - 1], self.clear_at[asked - 1]
@@ -99,6 +110,11 @@ class GradedTable:
         """Most models that a frame can need."""
         return len(self.flag_above)
 
+    @property
+    def earliest(self) -> int:
+        """As `Table.earliest`."""
+        return _earliest(self.flag_above, self.clear_below)
+
     def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
         """As `Table.decide`."""
         del last
@@ -116,6 +132,11 @@ class GradedTable:
         last = self.flag_above[-1]
         assert last is not None
         return np.where(total / asked > last, FLAG, CLEAR).astype(np.int8)
+
+
+def _earliest(flag: Sequence[float | None], clear: Sequence[float | None]) -> int:
+    decides = (n for n, entries in enumerate(zip(flag, clear, strict=True), start=1) if entries != (None, None))
+    return next(decides, len(flag))
 
 
 class SequentialTest:

@@ -66,6 +66,7 @@ def calibrate(
         Literal["adversarial", "clean", "threshold"] | None,
         typer.Option(help="wald: verdict when the last member leaves it open; threshold: the likelier hypothesis."),
     ] = None,
+    backend: options.Backend = None,
     accept_miss: Annotated[
         bool, typer.Option("--accept-miss", help="Store the calibration even where the target is not met.")
     ] = False,
@@ -115,6 +116,7 @@ def calibrate(
             attacked=attacked or (),
             latency_ms=latency_ms,
             accept_miss=accept_miss,
+            backend=backend,
             advance=bar.advance,
         )
     if report is not None:
@@ -177,7 +179,7 @@ def _print(bundle: Path, c: "Calibration", fps: float) -> None:
         else:
             bound = evidence_flagged(test, n)
             rows.append((f"evidence of each member that is flagged within {n}", number(bound, 2)))
-    table(f"{bundle}: calibrated ({c.rule}, {c.evidence} evidence)", ("", "value"), rows)
+    table(f"{bundle}: calibrated ({c.rule}, {c.evidence} evidence, measured with {c.engines})", ("", "value"), rows)
     if isinstance(test, DecisionTable):
         exact = operating(test, [0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
         table(

@@ -92,7 +92,7 @@ def export(
     from pdtool.export.pack import pack_names
     from pdtool.export.real import pick_images
     from pdtool.runtime.bundle import BATCH
-    from pdtool.runtime.residency import need
+    from pdtool.runtime.need import need
 
     batch = batch or BATCH
     build = None
@@ -163,9 +163,9 @@ def export(
             (
                 model.id,
                 *(
-                    ("in its pack",) * 3
+                    ("in its pack",) * 4
                     if model.part
-                    else (mib(model.file.bytes), mib(model.resident_bytes), mib(model.load_peak_bytes))
+                    else map(mib, (model.file.bytes, model.resident_bytes, model.load_peak_bytes, model.run_bytes))
                 ),
                 percent(model.accuracy),
                 percent(model.parity.label_agreement),
@@ -174,7 +174,7 @@ def export(
             for model in (bundle.original, *bundle.members)
         ]
         agreement = "labels as torch" if precision == "fp32" else "labels as fp32"
-        headers = ("model", "file", "resident", "load peak", "accuracy", agreement, "largest difference")
+        headers = ("model", "file", "resident", "load peak", "running", "accuracy", agreement, "largest difference")
         judged = bundle.original.parity.images
         table(f"{out}: ONNX {precision}, judged on {judged} images, memory for batches of {batch}", headers, rows)
     if bundle.pack_ratio is not None:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,6 +37,13 @@ PoolModel = Annotated[
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror images at random (never for signs or digits).")]
 Mean = Annotated[str | None, typer.Option(metavar="M[,M,M]", help="Mean a channel in [0, 1]; default: the data's.")]
 Std = Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Deviation a channel; default: the data's.")]
+Backend = Annotated[
+    Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"] | None,
+    typer.Option(
+        help="What runs the models, now and when screening (default: what the bundle was exported for, or onnxruntime, "
+        "the CPU, where that is missing)."
+    ),
+]
 TrainOn = Annotated[str, typer.Option(help="Where torch trains: auto, cpu or cuda.")]
 
 

@@ -29,7 +29,7 @@ def screen(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     open_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a live source to open.")] = 5.0,
     read_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a live source's next frame.")] = 5.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor cores to use (default: all).")] = None,
     latency_ms: Annotated[
         float | None, typer.Option(help="Time budget of a frame in ms (default: none). Members are not interrupted.")
     ] = None,
@@ -69,6 +69,7 @@ def screen(
         threads=threads,
         latency_ms=latency_ms,
         late="decide" if late == "decide" else "unscreened",
+        note=note,
     ) as screener:
         plan = screener.plan()
         note(
@@ -116,7 +117,8 @@ def screen(
                     note(
                         f"{sum(counts.values())} frames in {seconds:.1f} s: {verdicts}; "
                         f"{used / screened if screened else 0:.2f} members a frame; {did.hits} times loaded already, "
-                        f"{did.loads} loads, {did.evictions} evictions, at most {mib(did.peak_bytes)} reserved"
+                        f"{did.loads} loads ({did.ahead} ahead of need), {did.evictions} evictions, "
+                        f"at most {mib(did.peak_bytes)} reserved"
                         + (f"; {did.larger} models took more memory than at export" if did.larger else "")
                     )
     if not counts:

@@ -21,7 +21,7 @@ from pdtool.errors import InputError, UsageError
 from pdtool.images import size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.measure import Measured, measure_models
-from pdtool.runtime.residency import need
+from pdtool.runtime.need import need
 
 __all__ = ["DeviceReport", "FrameCost", "FrameRow", "ModelProfile", "Profile", "frame_cost", "profile"]
 
@@ -201,7 +201,7 @@ def _profile(
     if load > machine.cores / 2:
         notes += (f"this machine was busy before (load {load:.1f} on {machine.cores} cores): times may be too high",)
     paths = {model.file.path: opened.folder / model.file.path for model in opened.models}
-    measured = measure_models(paths, size_of(bundle.preprocessing), batch=batch, runs=runs, threads=threads)
+    measured = measure_models(paths, size_of(bundle.preprocessing), batch=batch, runs=runs, threads=threads or 1)
     models = tuple(
         _model(model, measured[model.file.path], costs[model.id], device, precision) for model in opened.models
     )
@@ -210,6 +210,7 @@ def _profile(
             model,
             resident_bytes=measured[model.file.path].resident_bytes,
             load_peak_bytes=measured[model.file.path].load_peak_bytes,
+            run_bytes=measured[model.file.path].run_bytes,
         )
         for model in opened.models
     ]
@@ -223,7 +224,7 @@ def _profile(
         name=folder.resolve().name,
         kind=kind,
         counted_by=", ".join(sorted({cost.counted_by for cost in costs.values()})),
-        measured_with=f"onnxruntime {version('onnxruntime')} on {machine.cpu}, threads: {threads or machine.cores}",
+        measured_with=f"onnxruntime {version('onnxruntime')} on {machine.cpu}, threads: {threads or 1}",
         precision=bundle.precision,
         batch=batch,
         runs=runs,

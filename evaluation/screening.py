@@ -65,7 +65,10 @@ def screen_set(
         verdicts = tuple(screener.screen(images, source=name))
         order = run_macs(screener.residency.order)
         opened, calibration = screener.opened, screener.calibration
-    votes = collect_votes(opened, images, temperatures=calibration.temperatures, advance=advance)
+        screener.residency.close()  # asked one after another, as memory allows
+        votes = collect_votes(
+            opened, images, temperatures=calibration.temperatures, provider=screener.provider, advance=advance
+        )
     counted = votes.evidence.changed if name == "clean" else votes.evidence.changed[votes.original != truth]
     index = {label: i for i, label in enumerate(opened.bundle.classes)}
     used = np.array([verdict.models_used for verdict in verdicts], dtype=np.int64)

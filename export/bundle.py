@@ -97,6 +97,7 @@ def export_pool(
                 accuracy=source.accuracy,
                 resident_bytes=memory[entry.path].resident_bytes,
                 load_peak_bytes=memory[entry.path].load_peak_bytes,
+                run_bytes=memory[entry.path].run_bytes,
                 parity=exported[name][1],
             )
 

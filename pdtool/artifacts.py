@@ -11,15 +11,19 @@ Sizes are bytes, times ms unless a name says otherwise, accuracies and rates lie
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pdtool.files import sha256_bytes, write_atomic
 from pdtool.jsonform import JsonValue
 
 __all__ = [
-    "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
+    "BACKENDS", "Backend", "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
     "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "entry_of", "write_entry",
 ]  # fmt: skip
+
+
+Backend = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 def check_rate(name: str, value: float) -> None:
@@ -184,8 +188,8 @@ class Parity:
 @dataclass(frozen=True, kw_only=True)
 class BundleModel:
     """A model of a bundle, or its part of a file that holds several members: a pack, whose one answer (N, k x classes)
-    holds their logits side by side. `resident_bytes` and `load_peak_bytes` are the whole file's, measured at export in
-    a fresh process.
+    holds their logits side by side. `resident_bytes`, `load_peak_bytes` and `run_bytes` are the whole file's, measured
+    at export in a fresh process.
     """
 
     id: str
@@ -195,8 +199,9 @@ class BundleModel:
     macs: int
     parameters: int
     accuracy: float
-    resident_bytes: int  # memory it holds once loaded and run
-    load_peak_bytes: int  # most memory it holds while loading and running for the first time
+    resident_bytes: int  # memory it holds once loaded
+    load_peak_bytes: int  # most memory it holds while loading
+    run_bytes: int  # what running `measured_batch` images takes on top, out of the scratch that all models share
     parity: Parity
 
 
@@ -210,7 +215,7 @@ class Bundle:
 
     FORMAT: ClassVar[str] = "pdtool.bundle/1"
     pdtool: str
-    backend: Literal["onnxruntime"]
+    backend: Backend  # what it was exported for; a calibration says what it was measured with
     precision: Literal["fp32", "fp16", "int8"]  # of weights and arithmetic inside the files; in and out is float32
     preprocessing: Preprocessing
     classes: tuple[str, ...]

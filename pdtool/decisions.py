@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pdtool.artifacts import check_rate
+from pdtool.artifacts import BACKENDS, check_rate
 
 __all__ = ["AtCap", "Calibration", "Decision", "EvidenceKind", "Rule", "Verdict"]
 
@@ -60,11 +60,14 @@ class Calibration:
     check_wrong_flagged: int | None  # how many of those were flagged
     data: str
     seen: str  # base64 of the `pixel_hashes` of the images used, so that an evaluation on them is noticed
-    models_sha256: str  # what it was measured on (`pdtool.runtime.bundle.models_digest`)
+    models_sha256: str  # the files it was measured on (`pdtool.runtime.bundle.models_digest`)
+    engines: str  # what ran them (`pdtool.runtime.providers.Provider.engines`)
 
     def __post_init__(self) -> None:
         for name in ("target_fpr", "confidence", "realised_fpr", "fpr_upper", "clean_lcr", "power"):
             check_rate(name, getattr(self, name))
+        if self.engines.split(" ")[0] not in BACKENDS:
+            raise ValueError(f"engines should begin with one of {', '.join(BACKENDS)}, is {self.engines!r}")
         for name in ("p0", "p1", "alpha", "beta"):
             if getattr(self, name) is not None:
                 check_rate(name, getattr(self, name))

@@ -84,12 +84,18 @@ def fit_all(images: Iterable[Images], size: Size) -> Images:
     return stacked
 
 
-def as_input(images: Images) -> NDArray[np.float32]:
-    """(N, H, W, C) uint8 (0..255) or float32 (0..1) as the models' input: float32 (N, C, H, W) in [0, 1]."""
-    planes = np.ascontiguousarray(np.moveaxis(images, 3, 1), dtype=np.float32)
+def as_input(images: Images, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """(N, H, W, C) uint8 (0..255) or float32 (0..1) as the models' input: float32 (N, C, H, W) in [0, 1].
+
+    `out`: where to write them, instead of into new memory.
+    """
+    planes = images.transpose(0, 3, 1, 2)
+    if out is None:
+        out = np.empty(planes.shape, dtype=np.float32)
     if images.dtype == np.uint8:
-        planes *= np.float32(1 / 255)
-    return planes
+        return np.multiply(planes, np.float32(1 / 255), out=out, dtype=np.float32)
+    np.copyto(out, planes)
+    return out
 
 
 def size_of(preprocessing: Preprocessing) -> Size:

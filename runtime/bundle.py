@@ -84,9 +84,9 @@ def screened_at_once(folder: Path) -> int:
 
 
 def models_digest(bundle: Bundle) -> str:
-    """SHA-256 over what a calibration is measured on: backend, precision, preprocessing and every model file."""
-    models = [[model.id, model.file.sha256] for model in (bundle.original, *bundle.members)]
-    what = [bundle.backend, bundle.precision, encode(bundle.preprocessing), models]
+    """SHA-256 over the files that a calibration is measured on: precision, preprocessing and every model."""
+    models = [[model.id, model.file.sha256, model.part] for model in (bundle.original, *bundle.members)]
+    what = [bundle.precision, encode(bundle.preprocessing), models]
     return sha256_bytes(canonical(what))
 
 

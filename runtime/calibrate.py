@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from pdtool.artifacts import Backend
 from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.fit import CleanFrames, calibrate
 from pdtool.calibration.promise import check_promise, split
 from pdtool.calibration.rules import Settings
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.decisions import Calibration
-from pdtool.errors import InputError
+from pdtool.errors import InputError, MissingError
 from pdtool.images import Size, size_of
 from pdtool.runtime.bundle import OpenBundle, models_digest, open_bundle, write_calibration
+from pdtool.runtime.providers import Provider, open_provider
 from pdtool.runtime.timing import affordable
 from pdtool.runtime.votes import collect_votes
 
@@ -48,6 +50,7 @@ def calibrate_bundle(
     attacked: Sequence[Path] = (),
     latency_ms: float | None = None,
     accept_miss: bool = False,
+    backend: Backend | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Calibrated:
     """Calibrate the bundle in `folder` on clean images (`load` gives them in the input's size) and store the result.
@@ -55,21 +58,28 @@ def calibrate_bundle(
     The votes come from the files that will screen. `attacked`: .npz files of attacked images and their true labels, as
     an evaluation writes them; those that fool the original replace the assumption about adversarial frames. Make them
     of images that are not calibrated on, or the test has seen its check frames.
+    `backend` is what will screen: the calibration is measured with it and bound to it (None: what the bundle was
+    exported for, or ONNX Runtime on the CPU where that is missing here).
     `latency_ms`: most time for a frame that needs every member, measured on this machine; lowers `max_models`.
 
     Raises InputError where the images are the ones that the pool was trained on (the promise would be false) or too
-    few, GateError where the false-alarm target cannot be promised or a member is too slow; the bundle is then left as
-    it was.
+    few, MissingError where a `backend` asked for is missing, GateError where the false-alarm target cannot be promised
+    or a member is too slow; the bundle is then left as it was.
     """
     check_promise(target_fpr, confidence)
     opened = open_bundle(folder)
     data = _distinct(load(size_of(opened.bundle.preprocessing)))
     refuse_seen(data, opened.read(opened.bundle.seen), opened.made_on)
-    if latency_ms is not None:
-        most = affordable(opened, data.images[:1], latency_ms)
-        settings = replace(settings, max_models=min(settings.max_models, most))
-    fit, _ = split(data.groups, seed)
-    votes = collect_votes(opened, data.images, fit_on=fit if len(fit) else np.arange(len(data.images)), advance=advance)
+    with _provider(opened, backend) as provider:
+        if latency_ms is not None:
+            most = affordable(provider, data.images[:1], latency_ms)
+            settings = replace(settings, max_models=min(settings.max_models, most))
+        fit, _ = split(data.groups, seed)
+        fit_on = fit if len(fit) else np.arange(len(data.images))
+        votes = collect_votes(opened, data.images, fit_on=fit_on, provider=provider, advance=advance)
+        assert votes.temperatures is not None
+        measured = _attacked(opened, attacked, votes.temperatures, provider) if attacked else None
+        engines = provider.engines
     known = set(data.classes) <= set(opened.bundle.classes)  # clean frames may be sorted into folders of any name
     labels = labels_as(data, opened.bundle.classes) if known else None
     if not known:
@@ -80,8 +90,6 @@ def calibrate_bundle(
         wrong=None if labels is None else votes.original != labels,
         temperatures=votes.temperatures,
     )
-    assert votes.temperatures is not None
-    measured = _attacked(opened, attacked, votes.temperatures) if attacked else None
     calibration = calibrate(
         frames,
         settings,
@@ -91,6 +99,7 @@ def calibrate_bundle(
         data=data.spec,
         seen=b64encode(pixel_hashes(data.images)).decode(),
         models_sha256=models_digest(opened.bundle),
+        engines=engines,
         attacked=measured,
         accept_miss=accept_miss,
     )
@@ -111,7 +120,20 @@ def _distinct(data: Dataset) -> Dataset:
     return replace(data, images=data.images[kept], labels=labels, groups=data.groups[kept])
 
 
-def _attacked(opened: OpenBundle, files: Sequence[Path], temperatures: tuple[float, ...]) -> Evidence:
+def _provider(opened: OpenBundle, backend: Backend | None) -> Provider:
+    """What runs the models: `backend`, else what the bundle was exported for, else the CPU."""
+    if backend is not None:
+        return open_provider(opened, backend, note=LOG.warning)
+    try:
+        return open_provider(opened, opened.bundle.backend, note=LOG.warning)
+    except MissingError as error:
+        LOG.warning("%s: calibrated with ONNX Runtime on the CPU, and will be screened so (%s)", opened.folder, error)
+        return open_provider(opened, "onnxruntime")
+
+
+def _attacked(
+    opened: OpenBundle, files: Sequence[Path], temperatures: tuple[float, ...], provider: Provider
+) -> Evidence:
     """What the members say of the attacked images that fool the original."""
     parts = []
     for file in files:
@@ -119,7 +141,7 @@ def _attacked(opened: OpenBundle, files: Sequence[Path], temperatures: tuple[flo
         truth = labels_as(data, opened.bundle.classes)
         if truth is None:
             raise InputError(f"{file}: has no labels; an attack is judged by them")
-        votes = collect_votes(opened, data.images, temperatures=temperatures)
+        votes = collect_votes(opened, data.images, temperatures=temperatures, provider=provider)
         fooled = np.flatnonzero(votes.original != truth)
         if len(fooled) < FEWEST_ATTACKED:
             raise InputError(

@@ -23,7 +23,7 @@ from pdtool.runtime.plans import ANY_GPU, ENGINES, EngineKey, PlanRecord, find_p
 from pdtool.runtime.tensorrt_module import library_of
 from pdtool.runtime.tensorrt_session import TensorRTSession
 
-__all__ = ["build_missing", "engine_loader", "key_of", "make_record", "store_plan"]
+__all__ = ["build_missing", "engine_loader", "key_of", "make_record", "plan_id", "store_plan"]
 
 
 def engine_loader(
@@ -47,11 +47,11 @@ def engine_loader(
 
     def load(model: BundleModel) -> TensorRTEngine:
         key = key_of(session.trt, session.memory.compute_capability, opened.bundle.precision, model.file.sha256)
-        found = find_plan(opened.folder, model.id, key)
+        found = find_plan(opened.folder, plan_id(model), key)
         if found is not None:
             return TensorRTEngine(session, found[1], name=model.id)
         if not build:
-            for other in plans_of(opened.folder, model.id):
+            for other in plans_of(opened.folder, plan_id(model)):
                 raise foreign(model.id, other, key)
             raise InputError(f"{model.id}: {opened.folder} holds no plan {key}; let pdtool build it on this device")
         note(f"building the plan of {model.id} for {key}")
@@ -59,7 +59,7 @@ def engine_loader(
         with session.active():
             plan, image = build_plan(session.trt, opened.read(model.file), wanted, name=model.id, timing=timing)
         engine = TensorRTEngine(session, plan, name=model.id)
-        record = make_record(model.id, key, plan, image, wanted, gpu=session.memory.gpu, engine=engine)
+        record = make_record(plan_id(model), key, plan, image, wanted, gpu=session.memory.gpu, engine=engine)
         try:
             store_plan(opened.folder, record, plan)
         except InputError as error:  # a bundle on a read-only disk works, it builds at every start
@@ -84,10 +84,15 @@ def build_missing(
     load, built = engine_loader(opened, session, options=options, note=note), 0
     for model in models if models is not None else opened.models:
         key = key_of(session.trt, session.memory.compute_capability, opened.bundle.precision, model.file.sha256)
-        if find_plan(opened.folder, model.id, key) is None:
+        if find_plan(opened.folder, plan_id(model), key) is None:
             load(model).close()
             built += 1
     return built
+
+
+def plan_id(model: BundleModel) -> str:
+    """What a model's plan is called: as its ONNX file, which may hold several members."""
+    return Path(model.file.path).stem
 
 
 def key_of(trt: Any, compute_capability: str | None, precision: Precision, onnx_sha256: str) -> EngineKey:

@@ -54,7 +54,7 @@ class TensorRTEngine:
                 self._context = None
                 self._engine = None
                 raise
-            self.measured_bytes = max(before - session.memory.available()[0], 0)
+            self.measured_bytes: int | None = max(before - session.memory.available()[0], 0)
             self._reserve()
         session.add(self)
 

@@ -23,6 +23,9 @@ from pdtool.runtime.engine_onnx import OnnxEngine
 
 __all__ = ["Measured", "measure_models"]
 
+FIRST_REGION = (
+    2**20
+)  # bytes of the shared scratch that never go back: they are there before the first model is measured
 WARM_UP_S = 0.2  # runs that are not counted: the first ones of a small model take up to twice as long
 
 
@@ -31,15 +34,16 @@ class Measured:
     """One model's figures. Memory is the growth of the process (RSS) over an idle one with the runtime loaded."""
 
     load_ms: float
-    resident_bytes: int  # after loading and one run of `batch` images
-    load_peak_bytes: int  # most during loading and that run
+    resident_bytes: int  # once loaded, without what lives during a run alone
+    load_peak_bytes: int  # most during loading and a run of one image
+    run_bytes: int  # what a run of `batch` images takes on top: the scratch that all models share
     latency_ms: tuple[float, ...]  # p50, p90, p99 of `runs` runs of one image
     runs: int
     batch: int
 
 
 def measure_models(
-    models: Mapping[str, Path], size: Size, *, batch: int = 1, runs: int = 0, threads: int | None = None
+    models: Mapping[str, Path], size: Size, *, batch: int = 1, runs: int = 0, threads: int = 1
 ) -> dict[str, Measured]:
     """Measure ONNX files (id -> path) one after another in one fresh process.
 
@@ -66,7 +70,7 @@ def measure_models(
     return {name: decode(Measured, figures, file="measurement") for name, figures in answer.items()}
 
 
-def _measure(path: Path, size: Size, batch: int, runs: int, threads: int | None) -> Measured:
+def _measure(path: Path, size: Size, batch: int, runs: int, threads: int) -> Measured:
     model = path.read_bytes()
     images = np.full((batch, *size), 0.5, dtype=np.float32)
     give_back()
@@ -76,10 +80,15 @@ def _measure(path: Path, size: Size, batch: int, runs: int, threads: int | None)
     engine = OnnxEngine(model, name=path.name, threads=threads)
     load_ms = 1e3 * (time.perf_counter() - started)
     del model
-    engine.run(images)
-    peak = peak_bytes() - before
-    give_back()
+    engine.run(images[:1])
+    load_peak = peak_bytes() - before
+    engine.shrink()
     resident = max(resident_bytes() - before, 0)  # a model of a few KiB fits into pages that were there already
+    reset_peak()
+    engine.run(images)
+    run_peak = peak_bytes() - before
+    engine.shrink()
+    resident = max(resident, resident_bytes() - before)
     one = images[:1]
     times = np.zeros(runs)
     warm = time.perf_counter() + WARM_UP_S if runs else 0.0
@@ -94,7 +103,8 @@ def _measure(path: Path, size: Size, batch: int, runs: int, threads: int | None)
     return Measured(
         load_ms=load_ms,
         resident_bytes=resident,
-        load_peak_bytes=max(peak, resident),
+        load_peak_bytes=max(load_peak, resident),
+        run_bytes=max(run_peak - resident, 0) + FIRST_REGION,
         latency_ms=latency,
         runs=runs,
         batch=batch,

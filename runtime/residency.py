@@ -7,26 +7,15 @@ furthest away is the last of the order. Least-recently-used would evict exactly 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pdtool.artifacts import BundleModel
 from pdtool.errors import GateError
+from pdtool.runtime.ahead import Ahead
 from pdtool.runtime.engine import Engine
+from pdtool.runtime.need import need
 
-__all__ = ["Counters", "Need", "Residency", "expected_loads", "need"]
+__all__ = ["Counters", "Residency"]
 
-WARM = 200  # frames after which what can stay loaded is
 NOISE = 2**19  # bytes; loading one file again and again takes up to 0.2 MiB more or less
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a bundle asks of a memory budget, in bytes."""
-
-    scratch: int  # most that loading or running any one model takes beyond what it holds afterwards
-    least: int  # original + largest member + scratch: below this nothing works
-    everything: int  # all models resident + scratch
 
 
 @dataclass
@@ -35,31 +24,22 @@ class Counters:
 
     hits: int = 0
     loads: int = 0
+    ahead: int = 0  # of the loads, those that were under way or done when the engine was asked for
     evictions: int = 0
     peak_bytes: int = 0  # most ever reserved, scratch included
     larger: int = 0  # models that took more than was recorded; what they took is reserved from then on
-
-
-def need(original: BundleModel, members: Sequence[BundleModel]) -> Need:
-    """What these models ask of a budget, from the figures measured at export."""
-    models = (original, *members)
-    scratch = max(model.load_peak_bytes - model.resident_bytes for model in models)
-    largest = max(model.resident_bytes for model in members)
-    return Need(
-        scratch=scratch,
-        least=original.resident_bytes + largest + scratch,
-        everything=sum(model.resident_bytes for model in models) + scratch,
-    )
 
 
 @dataclass
 class Residency:
     """Loaded engines within `budget` bytes (None: no limit). The original is loaded first and stays.
 
-    Space is reserved before a model is loaded: what is loaded + the new one + the largest load peak never exceeds the
-    budget. `load` turns a model into an engine; `held` gives the process's memory in bytes, and a model that takes
-    more than was recorded at export is reserved as measured (None: the records are taken as they are). Raises
-    GateError where the budget can never hold the original and one member.
+    Space is reserved before a model is loaded: what is loaded + the new one + the scratch of runs and loads never
+    exceeds the budget. `load` turns a model into an engine; members that share a file share an engine. `held` gives the
+    process's memory in bytes, and a model that takes more than was recorded at export is reserved as measured (None:
+    what the engine measured itself, else the record). With `in_background`, the next member is loaded on a thread
+    while others run, where it fits (`prefetch`). Raises GateError where the budget can never hold the original and one
+    member. One thread uses a Residency.
     """
 
     original: BundleModel
@@ -67,65 +47,127 @@ class Residency:
     budget: int | None
     load: Callable[[BundleModel], Engine]
     held: Callable[[], int | None] | None = None
+    in_background: bool = False
     counters: Counters = field(default_factory=Counters)
-    _engines: dict[str, Engine] = field(default_factory=dict)
-    _rank: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._engines: dict[str, Engine] = {}  # by file
+        self._known: set[str] = set()  # files whose size was measured here
+        self._ahead = Ahead(lambda model: self.load(model))
         self._scratch = need(self.original, self.members).scratch
-        self._size = {model.id: model.resident_bytes for model in (self.original, *self.members)}
+        self._size = {model.file.path: model.resident_bytes for model in (self.original, *self.members)}
         self._check_budget()
         self.set_order(range(len(self.members)))
 
     def set_order(self, order: Sequence[int]) -> None:
         """The order in which members are asked from now on: position k holds the index of the k-th member asked."""
         self.order = tuple(self.members[i] for i in order)
-        self._rank = {model.id: rank for rank, model in enumerate(self.order)} | {self.original.id: -1}
+        self._rank = {model.file.path: rank for rank, model in reversed(list(enumerate(self.order)))}
+        self._rank[self.original.file.path] = -1
+        self._stays: int | None = None
+
+    def rank(self, model: BundleModel) -> int:
+        """Where in the order its file is asked for first; -1 for the original."""
+        return self._rank[model.file.path]
 
     def engine(self, model: BundleModel) -> Engine:
-        """The model's engine, loaded now if it is not resident, after evicting the last of the order until it fits."""
-        engine = self._engines.get(model.id)
+        """The model's engine, loaded now if it is not resident, after evicting the last of the order until it fits.
+
+        Raises what loading raises; the other engines are not harmed.
+        """
+        file = model.file.path
+        engine = self._engines.get(file)
         if engine is not None:
             self.counters.hits += 1
             return engine
-        while self.budget is not None and self.reserved + self._size[model.id] > self.budget:
-            self._evict()
-        self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved + self._size[model.id])
+        if self._ahead.model is not None:
+            waited_for = self._ahead.model.file.path == file
+            self._settle()
+            if waited_for and file in self._engines:
+                self.counters.ahead += 1
+                return self._engines[file]
+        self._make_room(model)
         engine, taken = self._load_measured(model)
+        self._known.add(file)
+        self._engines[file] = engine
         self.counters.loads += 1
-        self._engines[model.id] = engine
-        if taken > self._size[model.id] + NOISE:
+        if taken > self._size[file] + NOISE:
             self._enlarge(model, taken)
         return engine
+
+    def prefetch(self, after: int) -> None:
+        """Begin to load the first member behind the first `after` of the order that is not resident, if it fits.
+
+        Only members that come later still are evicted for it, and only what was measured before is loaded so. Nothing
+        happens without a budget, where every member is loaded once, nor while another load is under way.
+        """
+        if not self.in_background or self.budget is None or self._ahead.model is not None:
+            return
+        for model in self.order[after:]:
+            if model.file.path not in self._engines:
+                break
+        else:
+            return
+        file = model.file.path
+        later = sum(self._size[name] for name in self._engines if self._rank[name] > self._rank[file])
+        if file not in self._known or self.reserved - later + self._size[file] > self.budget:
+            return
+        self._make_room(model)
+        self.counters.loads += 1
+        self._ahead.start(model)
 
     @property
     def reserved(self) -> int:
         """Bytes that the loaded models and the scratch may hold now (0 when nothing is loaded)."""
-        return sum(self._size[name] for name in self._engines) + self._scratch if self._engines else 0
+        coming = self._size[self._ahead.model.file.path] if self._ahead.model is not None else 0
+        held = sum(self._size[name] for name in self._engines) + coming
+        return held + self._scratch if held else 0
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """Ids of the loaded models, in the order in which they are asked."""
-        return tuple(sorted(self._engines, key=self._rank.__getitem__))
+        """Ids of the models that are loaded, in the order in which they are asked."""
+        return tuple(model.id for model in (self.original, *self.order) if model.file.path in self._engines)
 
     def stays(self) -> int:
         """How many of the first members stay loaded while the whole order is scanned again and again."""
-        if self.budget is None:
-            return len(self.order)
-        free = self.budget - self._scratch - self._size[self.original.id]
-        sizes = [self._size[model.id] for model in self.order]
-        if sum(sizes) <= free:
-            return len(sizes)
-        largest = max(sizes)  # one place must remain for whichever member comes next
-        count = 0
-        while sum(sizes[: count + 1]) + largest <= free:
-            count += 1
-        return count
+        if self._stays is None:
+            self._stays = self._count_stays()
+        return self._stays
 
     def close(self) -> None:
         """Close every engine; afterwards nothing is reserved."""
+        self._ahead.close()
         for name in list(self._engines):
             self._engines.pop(name).close()
+
+    def _count_stays(self) -> int:
+        if self.budget is None:
+            return len(self.order)
+        free = self.budget - self._scratch - self._size[self.original.file.path]
+        sizes = {model.file.path: self._size[model.file.path] for model in self.order}
+        if sum(sizes.values()) <= free:
+            return len(self.order)
+        largest = max(sizes.values())  # one place must remain for whichever member comes next
+        kept, used = set[str](), 0
+        for file, size in sizes.items():
+            used += size
+            if used + largest > free:
+                break
+            kept.add(file)
+        return next(k for k, model in enumerate(self.order) if model.file.path not in kept)
+
+    def _settle(self) -> None:
+        """Take over what was loaded in the background."""
+        model = self._ahead.model
+        if model is not None and (engine := self._ahead.take()) is not None:
+            self._engines[model.file.path] = engine
+
+    def _make_room(self, model: BundleModel) -> None:
+        """Evict until the model fits, and write down the peak."""
+        size = self._size[model.file.path]
+        while self.budget is not None and max(self.reserved, self._scratch) + size > self.budget:
+            self._evict()
+        self.counters.peak_bytes = max(self.counters.peak_bytes, max(self.reserved, self._scratch) + size)
 
     def _load_measured(self, model: BundleModel) -> tuple[Engine, int]:
         """The engine and the bytes that the process grew by.
@@ -135,8 +177,10 @@ class Residency:
         """
         before = self._held()
         engine = self.load(model)
+        if engine.measured_bytes is not None:
+            return engine, engine.measured_bytes
         taken = self._held() - before
-        if taken > self._size[model.id] + NOISE:
+        if taken > self._size[model.file.path] + NOISE:
             engine.close()
             before = self._held()
             engine = self.load(model)
@@ -149,55 +193,36 @@ class Residency:
 
     def _enlarge(self, model: BundleModel, taken: int) -> None:
         """Reserve what a loaded model really takes; evict others until that fits."""
-        self.counters.larger += self._size[model.id] == model.resident_bytes  # counted once a model
-        self._size[model.id] = taken
+        file = model.file.path
+        self.counters.larger += self._size[file] == model.resident_bytes  # counted once a model
+        self._size[file], self._stays = taken, None
         self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved - self._scratch)
-        self._check_budget()
+        try:
+            self._check_budget()
+        except GateError:
+            self._engines.pop(file).close()
+            raise
         while self.budget is not None and self.reserved > self.budget:
-            self._evict(keep=model.id)
+            self._evict(keep=file)
         self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved)
 
     def _check_budget(self) -> None:
-        original = self._size[self.original.id]
-        largest = max(self.members, key=lambda member: self._size[member.id])
-        least = original + self._size[largest.id] + self._scratch
+        original = self._size[self.original.file.path]
+        largest = max(self.members, key=lambda member: self._size[member.file.path])
+        size = self._size[largest.file.path]
+        least = original + size + self._scratch
         if self.budget is not None and self.budget < least:
             larger = f"; {self.counters.larger} take more here than at export" if self.counters.larger else ""
             raise GateError(
                 f"memory budget {self.budget} bytes is too small: the original ({original}), one member "
-                f"({largest.id}: {self._size[largest.id]}) and the largest load peak ({self._scratch}) need {least} "
+                f"({largest.id}: {size}) and the scratch of running and loading ({self._scratch}) need {least} "
                 f"bytes{larger}; give at least that many"
             )
 
     def _evict(self, keep: str | None = None) -> None:
-        others = [name for name in self._engines if name not in (self.original.id, keep)]
+        others = [name for name in self._engines if name not in (self.original.file.path, keep)]
+        if not others:  # what is being loaded takes the place
+            self._settle()
+            others = [name for name in self._engines if name not in (self.original.file.path, keep)]
         self._engines.pop(max(others, key=self._rank.__getitem__)).close()
         self.counters.evictions += 1
-
-
-def expected_loads(residency: Residency, models_clean: Sequence[float], *, frames: int = 2000) -> float:
-    """Loads a clean frame under the residency's budget and sizes, frames coming one by one, once it is warm.
-
-    `models_clean`: the share of clean frames that ask exactly 1, 2, ... members. Counted over `frames` frames drawn
-    from it, with engines that do nothing.
-    """
-    rng = np.random.default_rng(0)
-    shares = np.asarray(models_clean) / sum(models_clean)
-    played = Residency(residency.original, residency.members, residency.budget, lambda model: _Nothing())
-    played.set_order([residency.members.index(model) for model in residency.order])
-    loads = 0
-    for frame, asked in enumerate(rng.choice(len(shares), size=frames + WARM, p=shares) + 1):
-        if frame == WARM:
-            loads = played.counters.loads
-        for model in (played.original, *played.order[:asked]):
-            played.engine(model)
-    return (played.counters.loads - loads) / frames
-
-
-class _Nothing:
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Never called."""
-        return batch
-
-    def close(self) -> None:
-        """Nothing was opened."""

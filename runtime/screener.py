@@ -2,24 +2,26 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from pdtool.artifacts import BundleModel
 from pdtool.calibration.table import CONTINUE, FLAG, table_of
 from pdtool.decisions import Calibration, Verdict
-from pdtool.devices.memory import held_bytes, parse_bytes
+from pdtool.devices.memory import parse_bytes
 from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
-from pdtool.runtime.engine_onnx import OnnxEngine
-from pdtool.runtime.residency import Need, Residency, expected_loads, need
+from pdtool.runtime.forecast import expected_loads
+from pdtool.runtime.need import need
+from pdtool.runtime.providers import Provider, open_calibrated
+from pdtool.runtime.residency import Residency
 from pdtool.runtime.sources import Frame
 from pdtool.runtime.waves import Answer, Late, TimeBudget, ask
+from pdtool.runtime.workers import Workers
 
 __all__ = ["Plan", "Screener"]
 
@@ -49,14 +51,15 @@ class Screener:
         self,
         opened: OpenBundle,
         calibration: Calibration,
+        provider: Provider,
         *,
         budget: int | None,
         seed: int | None,
         rotate: int | None,
-        threads: int | None,
         time_budget: TimeBudget | None = None,
     ) -> None:
         bundle = opened.bundle
+        self.provider = provider
         self._time = time_budget
         self.opened = opened
         self.calibration = calibration
@@ -69,11 +72,12 @@ class Screener:
         self._rng = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
         self._rotate = rotate
         self._frames = 0
-
-        def load(model: BundleModel) -> OnnxEngine:
-            return OnnxEngine(opened.read(model.file), name=model.id, threads=threads)
-
-        self.residency = Residency(bundle.original, bundle.members, budget, load, held_bytes)
+        self._pixels = np.empty((2, self._batch, *self._size), dtype=np.float32)  # a batch, and some frames of it
+        self._workers = Workers(provider.workers, self._batch)
+        original, *members = provider.models
+        self.residency = Residency(
+            original, members, budget, provider.load, provider.held, in_background=provider.in_background
+        )
         self._draw_order()
 
     @classmethod
@@ -87,14 +91,17 @@ class Screener:
         threads: int | None = None,
         latency_ms: float | None = None,
         late: Late = "unscreened",
+        note: Callable[[str], None] = lambda text: None,
     ) -> "Screener":
-        """Open and verify a bundle folder for screening.
+        """Open and verify a bundle folder for screening, with the engines that its calibration was measured with.
 
         `memory_budget` (bytes, or "64MiB"; None: no limit) bounds what engines, their scratch and their load peaks
         hold at any moment. `seed` fixes the order in which members are asked; None draws a secret one. `rotate`
         draws a new order every so many frames. `latency_ms` is the time budget of a frame, `late` what becomes of one
-        that needs longer (`pdtool.runtime.waves.TimeBudget`). Raises InputError (no bundle, not calibrated),
-        IntegrityError (changed files), GateError (budget too small), UsageError (bad values).
+        that needs longer (`pdtool.runtime.waves.TimeBudget`). `threads` of the CPU are used (None: all that the process
+        may use); `note` is told of TensorRT plans that are built first. Raises InputError (no bundle, not calibrated),
+        IntegrityError (changed files, other engines than the calibration's), MissingError (those engines are not
+        here), GateError (budget too small), UsageError (bad values).
         """
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         time_budget = None if latency_ms is None else TimeBudget(latency_ms, late)
@@ -111,25 +118,29 @@ class Screener:
                 f"{bundle}: its calibration has {len(scales)} temperatures for {len(opened.bundle.members)} members; "
                 f"calibrate it again"
             )
-        return cls(
-            opened,
-            opened.calibration,
-            budget=budget,
-            seed=seed,
-            rotate=rotate,
-            threads=threads,
-            time_budget=time_budget,
-        )
+        provider = open_calibrated(opened, threads=threads, note=note)
+        try:
+            return cls(
+                opened,
+                opened.calibration,
+                provider,
+                budget=budget,
+                seed=seed,
+                rotate=rotate,
+                time_budget=time_budget,
+            )
+        except BaseException:
+            provider.close()
+            raise
 
     def plan(self) -> Plan:
         """What stays loaded under the budget and how many models a clean frame needs."""
-        bundle = self.opened.bundle
-        needed: Need = need(bundle.original, bundle.members)
+        needed = need(self.residency.original, self.residency.members)
         return Plan(
             budget=self.residency.budget,
             least=needed.least,
             everything=needed.everything,
-            members=len(bundle.members),
+            members=len(self.residency.members),
             stays=self.residency.stays(),
             max_models=self._table.max_models,
             expected_models_clean=self.calibration.expected_models_clean,
@@ -170,8 +181,10 @@ class Screener:
         yield from self._screen_batch(waiting, time.perf_counter() - spent)
 
     def close(self) -> None:
-        """Close every engine."""
+        """Close every engine and what ran them."""
         self.residency.close()
+        self._workers.close()
+        self.provider.close()
 
     def __enter__(self) -> "Screener":
         return self
@@ -182,7 +195,13 @@ class Screener:
         self.close()
 
     def _draw_order(self) -> None:
-        self.residency.set_order([int(i) for i in self._rng.permutation(len(self.residency.members))])
+        """A random order, in which the members of a pack stay together."""
+        pack = self.opened.bundle.pack
+        packs = [
+            range(i, min(i + pack, len(self.residency.members))) for i in range(0, len(self.residency.members), pack)
+        ]
+        order = [int(member) for k in self._rng.permutation(len(packs)) for member in self._rng.permutation(packs[k])]
+        self.residency.set_order(order)
 
     def _fitted(self, frame: Frame) -> Frame:
         """The frame with its picture in the input's size, or without one and the reason why."""
@@ -208,10 +227,11 @@ class Screener:
                 continue
             answer = answers[i]
             if answer.label < 0:
-                yield _unscreened(frame, "the original gave no finite answer", answer.latency_ms)
+                reason = answer.failed or "the original gave no finite answer"
+                yield _unscreened(frame, reason, 1e3 * (time.perf_counter() - started))
                 continue
             if answer.decision == CONTINUE:  # a table that does not decide must not clear
-                reason = self._late(answer) if answer.late else "the members asked left it open"
+                reason = answer.failed or (self._late(answer) if answer.late else "the members asked left it open")
                 yield _unscreened(frame, reason, 1e3 * (time.perf_counter() - started))
                 continue
             flagged = answer.decision == FLAG
@@ -239,7 +259,9 @@ class Screener:
         if self._rotate is not None and self._frames // self._rotate != (self._frames + len(pictures)) // self._rotate:
             self._draw_order()
         self._frames += len(pictures)
-        batch = np.concatenate([as_input(picture[None]) for picture in pictures])
+        batch = self._pixels[0, : len(pictures)]
+        for i, picture in enumerate(pictures):
+            as_input(picture[None], out=batch[i : i + 1])
         return ask(
             batch,
             self.residency,
@@ -248,6 +270,8 @@ class Screener:
             scales=self._scales,
             started=started,
             budget=self._time,
+            workers=self._workers,
+            spare=self._pixels[1],
         )
 
 

@@ -1,6 +1,6 @@
 """What every model says of every image, from the bundle's own files: what calibration and evaluation count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from pdtool.calibration.evidence import Evidence, fit_temperature, graded
 from pdtool.errors import InputError
 from pdtool.images import Images, as_input, size_of
 from pdtool.runtime.bundle import OpenBundle
-from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.providers import Provider, open_provider
+from pdtool.runtime.workers import Workers
 
 __all__ = ["Votes", "collect_votes"]
 
@@ -39,40 +40,39 @@ def collect_votes(
     *,
     fit_on: NDArray[np.int64] | None = None,
     temperatures: tuple[float, ...] | None = None,
-    threads: int | None = None,
+    provider: Provider | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Votes:
     """Run every model of the bundle on images (N, H, W, C) of the input's size, one model in memory at a time.
 
     Graded evidence is recorded with the `temperatures` (M,) given, or with those fitted on the images `fit_on`
-    (indices). `advance(1)` is called after each model. Raises InputError for images of another size or a model that
-    gives NaN.
+    (indices). `provider` runs the models (None: ONNX Runtime on the CPU). `advance(1)` is called after each model.
+    Raises InputError for images of another size or a model that gives NaN.
     """
     channels, height, width = size_of(opened.bundle.preprocessing)
     if images.ndim != 4 or images.shape[1:] != (height, width, channels):
         raise InputError(f"expected images (N, {height}, {width}, {channels}), got {images.shape}")
+    if provider is None:
+        with open_provider(opened, "onnxruntime") as on_cpu:
+            return _votes(opened, images, fit_on, temperatures, on_cpu, advance)
+    return _votes(opened, images, fit_on, temperatures, provider, advance)
 
-    def logits_of(i: int) -> NDArray[np.float32]:
-        model = opened.models[i]
-        engine = OnnxEngine(opened.read(model.file), name=model.id, threads=threads)
-        try:
-            step = opened.bundle.measured_batch
-            parts = [engine.run(as_input(images[k : k + step])) for k in range(0, len(images), step)]
-        finally:
-            engine.close()
-        together = np.concatenate(parts) if parts else np.zeros((0, len(opened.bundle.classes)), dtype=np.float32)
-        if not np.isfinite(together).all():
-            raise InputError(f"{model.id}: gives logits that are not finite; compress or export it again")
-        advance(1)
-        return together
 
-    original = logits_of(0).argmax(axis=1)
+def _votes(
+    opened: OpenBundle,
+    images: Images,
+    fit_on: NDArray[np.int64] | None,
+    temperatures: tuple[float, ...] | None,
+    provider: Provider,
+    advance: Callable[[int], None],
+) -> Votes:
+    logits_of = _logits(opened, images, provider, advance)
+    original = next(logits_of).argmax(axis=1)
     labels, evidence, scales = [], [], []
-    for i in range(1, len(opened.models)):
-        logits = logits_of(i)
+    for i, logits in enumerate(logits_of):
         labels.append(logits.argmax(axis=1))
         if fit_on is not None or temperatures is not None:
-            scale = temperatures[i - 1] if temperatures else fit_temperature(logits[fit_on], original[fit_on])
+            scale = temperatures[i] if temperatures else fit_temperature(logits[fit_on], original[fit_on])
             scales.append(scale)
             evidence.append(graded(logits, original, scale))
     return Votes(
@@ -81,3 +81,29 @@ def collect_votes(
         np.stack(evidence, axis=1) if evidence else None,
         tuple(scales) or None,
     )
+
+
+def _logits(
+    opened: OpenBundle, images: Images, provider: Provider, advance: Callable[[int], None]
+) -> Iterator[NDArray[np.float32]]:
+    """Logits (N, classes) of the original and of each member; a file that holds several members runs once."""
+    classes, step = len(opened.bundle.classes), opened.bundle.measured_batch
+    workers = Workers(provider.workers, step)
+    file, said = "", np.zeros((0, classes), dtype=np.float32)
+    try:
+        for model in provider.models:
+            if model.file.path != file:
+                engine, file = provider.load(model), model.file.path
+                try:
+                    starts = range(0, len(images), step)
+                    parts = [workers.run([engine], as_input(images[k : k + step]))[0] for k in starts]
+                finally:
+                    engine.close()
+                said = np.concatenate(parts) if parts else np.zeros((0, opened.bundle.pack * classes), np.float32)
+            logits = said[:, model.part * classes : (model.part + 1) * classes]
+            if not np.isfinite(logits).all():
+                raise InputError(f"{model.id}: gives logits that are not finite; compress or export it again")
+            advance(1)
+            yield logits
+    finally:
+        workers.close()

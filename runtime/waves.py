@@ -1,21 +1,25 @@
 """Ask the original and then the members in waves: each runs once on all frames that are still undecided."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.artifacts import BundleModel
 from pdtool.calibration.evidence import graded
 from pdtool.calibration.table import CONTINUE, Table
-from pdtool.errors import UsageError
+from pdtool.errors import InputError, IntegrityError, UsageError
 from pdtool.runtime.residency import Residency
+from pdtool.runtime.workers import Workers
 
 __all__ = ["Answer", "Late", "TimeBudget", "ask"]
 
 Late = Literal["unscreened", "decide"]
+UNAVAILABLE = (InputError, IntegrityError, MemoryError)  # file gone, file changed, no memory: screening goes on
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class TimeBudget:
 
 @dataclass
 class Answer:
-    """One frame while it is being decided; `label` -1: the original's logits were not finite.
+    """One frame while it is being decided; `label` -1: the original's logits were not finite, or it did not run.
 
-    `late`: the time budget ran out after `used` members.
+    `late`: the time budget ran out after `used` members; `failed`: why the next model could not be asked.
     """
 
     label: int
@@ -53,6 +57,7 @@ class Answer:
     evidence: float = 0.0
     latency_ms: float = 0.0
     late: bool = False
+    failed: str | None = None
 
 
 def ask(
@@ -64,13 +69,25 @@ def ask(
     scales: Mapping[str, float] | None,
     started: float,
     budget: TimeBudget | None = None,
+    workers: Workers | None = None,
+    spare: NDArray[np.float32] | None = None,
 ) -> list[Answer]:
     """Answers to pixels (N, C, H, W) in [0, 1], in their order; `started`: when work on them began (perf_counter).
 
-    `scales`: the members' temperatures for graded evidence, None for label changes.
+    `scales`: the members' temperatures for graded evidence, None for label changes. `workers` run what is needed in any
+    case at once; `spare` (at least N, C, H, W) is written to instead of new memory. A model whose file is gone or
+    changed, or for which there is no memory, leaves the frames that need it open (`Answer.failed`).
     """
     wave = time.perf_counter()
-    logits = residency.engine(residency.original).run(batch)
+    models = _Models(residency, workers or Workers(1, 1), batch, classes, spare)
+    everything = np.arange(len(batch))
+    try:
+        with suppress(*UNAVAILABLE):  # then one after another, to see whose fault it is
+            models.run_at_once(residency.order[: table.earliest])
+        logits = models.logits(residency.original, everything)
+    except UNAVAILABLE as error:
+        failed = f"the original could not be asked ({error})"
+        return [Answer(-1, np.zeros(classes, dtype=np.int64), failed=failed) for _ in batch]
     labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
     answers = [Answer(int(label), np.zeros(classes, dtype=np.int64)) for label in labels]
     changes, total = np.zeros(len(batch), dtype=np.int64), np.zeros(len(batch))
@@ -80,14 +97,20 @@ def ask(
             break
         now = time.perf_counter()
         slowest, wave = max(slowest, now - wave), now
-        if budget is not None and 1e3 * (now - started + slowest) > budget.ms:
+        takes = 0.0 if models.know(member) else slowest
+        if budget is not None and 1e3 * (now - started + takes) > budget.ms:
             for i in undecided:
                 answers[i].late, answers[i].used = True, n - 1
             if budget.late == "decide" and n > 1:
                 decisions = table.cut(n - 1, total[undecided])
                 _settle(answers, undecided, decisions, n - 1, changes, total, 1e3 * (now - started))
             break
-        logits = residency.engine(member).run(batch[undecided])
+        try:
+            logits = models.logits(member, undecided)
+        except UNAVAILABLE as error:
+            for i in undecided:
+                answers[i].failed, answers[i].used = f"member {member.id} could not be asked ({error})", n - 1
+            break
         finite = np.isfinite(logits).all(axis=1)
         votes = np.where(finite, logits.argmax(axis=1), -1)  # a broken answer counts as a change
         changed = votes != labels[undecided]
@@ -101,7 +124,60 @@ def ask(
         decisions = table.decide(n, total[undecided], said)
         _settle(answers, undecided, decisions, n, changes, total, 1e3 * (time.perf_counter() - started))
         undecided = undecided[decisions == CONTINUE]
+    residency.prefetch(0)
     return answers
+
+
+class _Models:
+    """What the models say of one batch, each file run once on the frames that were open when its turn came."""
+
+    def __init__(
+        self,
+        residency: Residency,
+        workers: Workers,
+        batch: NDArray[np.float32],
+        classes: int,
+        spare: NDArray[np.float32] | None,
+    ) -> None:
+        self._residency, self._workers, self._batch, self._classes = residency, workers, batch, classes
+        self._spare = np.empty_like(batch) if spare is None else spare
+        self._said: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}  # file -> frames and its answers
+
+    def run_at_once(self, first: Sequence[BundleModel]) -> None:
+        """The original beside the members that every frame needs, where they fit into memory together.
+
+        A frame alone keeps one core busy; this gives the others something to do.
+        """
+        if self._workers.count == 1 or len(first) == 0 or self._residency.stays() < len(first):
+            return
+        models = {model.file.path: model for model in (self._residency.original, *first)}
+        engines = [self._residency.engine(model) for model in models.values()]
+        if self._residency.stays() < len(first):  # they take more than was known: one may be gone again
+            return
+        rows = np.arange(len(self._batch))
+        for file, logits in zip(models, self._workers.run(engines, self._batch), strict=True):
+            self._said[file] = rows, logits
+
+    def know(self, model: BundleModel) -> bool:
+        """Its file has run already."""
+        return model.file.path in self._said
+
+    def logits(self, model: BundleModel, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits (len(rows), classes) of the batch's frames `rows`, in ascending order."""
+        said = self._said.get(model.file.path)
+        if said is None:
+            engine = self._residency.engine(model)
+            self._residency.prefetch(self._residency.rank(model) + 1)
+            frames = self._batch
+            if len(rows) < len(frames):
+                frames = np.take(frames, rows, axis=0, out=self._spare[: len(rows)])
+            said = self._said[model.file.path] = rows, self._workers.run([engine], frames)[0]
+        asked, logits = said
+        if len(asked) > len(rows):
+            logits = logits[np.searchsorted(asked, rows)]
+        if logits.shape[1] > self._classes:  # a pack's: the members' side by side
+            logits = logits[:, model.part * self._classes : (model.part + 1) * self._classes]
+        return logits
 
 
 def _settle(

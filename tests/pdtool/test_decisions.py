@@ -16,6 +16,7 @@ REST = {
     "fpr_upper": 0.05, "expected_models_clean": 2.0, "p99_models_clean": 3, "fit_images": 40, "check_images": 60,
     "check_groups": 60, "check_flagged": 1, "check_wrong": None, "check_wrong_flagged": None, "data": "d", "seen": "",
     "models_sha256": "0" * 64,
+    "engines": "onnxruntime",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pdtool.artifacts import FileEntry
 from pdtool.files import sha256_bytes
 from pdtool.runtime.bundle import models_digest, open_bundle, write_bundle, write_calibration
 from pdtool.runtime.measure import measure_models
-from pdtool.runtime.residency import need
+from pdtool.runtime.need import need
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the test reads Linux's /proc")
 
@@ -59,6 +59,7 @@ def wide(workshop, make_onnx, tmp_path_factory):
             file=FileEntry(path=model.file.path, bytes=len(data), sha256=sha256_bytes(data)),
             resident_bytes=measured[model.id].resident_bytes,
             load_peak_bytes=measured[model.id].load_peak_bytes,
+            run_bytes=measured[model.id].run_bytes,
         )
 
     rewrite(folder, opened, replaced)

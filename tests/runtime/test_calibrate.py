@@ -16,6 +16,7 @@ from pdtool.errors import GateError, InputError, UsageError
 from pdtool.files import npz_bytes, sha256_bytes
 from pdtool.runtime.bundle import models_digest, open_bundle, write_bundle, write_calibration
 from pdtool.runtime.calibrate import calibrate_bundle
+from pdtool.runtime.providers import open_provider
 from pdtool.runtime.screener import Screener
 from pdtool.runtime.timing import affordable, single_ms
 from pdtool.runtime.votes import collect_votes
@@ -136,13 +137,13 @@ def test_attacks_that_fool_nobody_are_refused(bundle, tmp_path):
 
 
 def test_a_latency_limit_lowers_the_members_asked(bundle):
-    opened = open_bundle(bundle)
     image = load_data("digits", SIZE, role="calibrate", limit=1).images
-    taken = single_ms(opened, image)
-    assert len(taken) == 9 and min(taken) > 0
-    assert affordable(opened, image, 1e6) == 8
-    with pytest.raises(GateError, match="one member take"):
-        affordable(opened, image, 1e-9)
+    with open_provider(open_bundle(bundle), "onnxruntime") as provider:
+        taken = single_ms(provider, image)
+        assert len(taken) == 9 and min(taken) > 0
+        assert affordable(provider, image, 1e6) == 8
+        with pytest.raises(GateError, match="one member take"):
+            affordable(provider, image, 1e-9)
     limited = calibrate(bundle, Settings(rule="fixed", max_models=3), latency_ms=1e6, accept_miss=True)
     assert limited.calibration.max_models == 3
 
@@ -179,10 +180,10 @@ def test_a_table_that_does_not_decide_is_unscreened(bundle, images, monkeypatch)
 
 
 def test_a_latency_that_is_no_time(bundle):
-    opened = open_bundle(bundle)
+    provider = open_provider(open_bundle(bundle), "onnxruntime")
     for limit in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="--latency-ms above 0"):
-            affordable(opened, load_data("digits", SIZE, role="calibrate", limit=1).images, limit)
+            affordable(provider, load_data("digits", SIZE, role="calibrate", limit=1).images, limit)
 
 
 def test_a_graded_calibration_needs_a_temperature_a_member(bundle):

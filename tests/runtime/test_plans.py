@@ -12,8 +12,9 @@ from pdtool.images import as_input
 from pdtool.runtime.bundle import open_bundle
 from pdtool.runtime.engine_loader import build_missing, engine_loader
 from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.need import need
 from pdtool.runtime.plans import EngineKey, check_header, read_header
-from pdtool.runtime.residency import Residency, need
+from pdtool.runtime.residency import Residency
 from pdtool.runtime.tensorrt_session import TensorRTSession
 from tests.runtime.fake_gpu import FakeMemory
 from tests.runtime.fake_tensorrt import FakeTensorRT

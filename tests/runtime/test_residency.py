@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from pdtool.artifacts import BundleModel, FileEntry, Parity
 from pdtool.errors import GateError
-from pdtool.runtime.residency import Residency, expected_loads, need
+from pdtool.runtime.forecast import expected_loads
+from pdtool.runtime.need import need
+from pdtool.runtime.residency import Residency
 
 
 class Recorder:
@@ -25,6 +27,8 @@ class Recorder:
 
 
 class Handle:
+    measured_bytes = None
+
     def __init__(self, recorder, model):
         self.recorder, self.model = recorder, model
 
@@ -35,7 +39,7 @@ class Handle:
         del self.recorder.open[self.model.id]
 
 
-def model(name, resident=10, peak=14):
+def model(name, resident=10, peak=14, run=0):
     return BundleModel(
         id=name,
         file=FileEntry(path=f"models/{name}.onnx", bytes=1, sha256="0" * 64),
@@ -46,6 +50,7 @@ def model(name, resident=10, peak=14):
         accuracy=1.0,
         resident_bytes=resident,
         load_peak_bytes=peak,
+        run_bytes=run,
         parity=Parity(images=1, label_agreement=1.0, max_difference=0.0),
     )
 

@@ -7,9 +7,9 @@ import pytest
 
 from pdtool.calibration.table import replay, table_of
 from pdtool.data import load_data
-from pdtool.errors import GateError, InputError, IntegrityError, UsageError
+from pdtool.errors import GateError, InputError, UsageError
 from pdtool.runtime.bundle import open_bundle
-from pdtool.runtime.residency import need
+from pdtool.runtime.need import need
 from pdtool.runtime.screener import Screener
 from pdtool.runtime.votes import collect_votes
 
@@ -169,10 +169,47 @@ def test_an_uncalibrated_bundle_is_refused_with_the_cure(workshop):
         Screener.open(workshop / "plain")
 
 
-def test_a_member_changed_while_running_stops_with_integrity_error(bundle, images):
+@pytest.mark.parametrize("harm", ["deleted", "changed", "no memory"])
+@pytest.mark.parametrize("threads, which", [(1, "last"), (2, "last"), (2, "first")])
+def test_frames_that_need_a_lost_member_are_unscreened_and_the_others_unharmed(bundle, images, harm, threads, which):
     with Screener.open(bundle, seed=5) as screener:
-        for member in open_bundle(bundle).bundle.members:
-            (bundle / member.file.path).write_bytes(b"x" * member.file.bytes)
-        with pytest.raises(IntegrityError, match="SHA-256"):
-            screener.screen(images)
+        plain = screener.screen(images)
+    deepest = max(verdict.models_used for verdict in plain) if which == "last" else 1
+    with Screener.open(bundle, seed=5, threads=threads) as screener:
+        lost = screener.residency.order[deepest - 1]
+        path = bundle / lost.file.path
+        data = path.read_bytes()
+        if harm == "deleted":
+            path.unlink()
+        elif harm == "changed":
+            path.write_bytes(b"x" * len(data))
+        else:
+            load = screener.residency.load
+
+            def without_memory(model):
+                if model == lost:
+                    raise MemoryError("no memory to load it")
+                return load(model)
+
+            screener.residency.load = without_memory
+        harmed = screener.screen(images)
+        path.write_bytes(data)
+        if harm == "no memory":
+            screener.residency.load = load
+        again = screener.screen(images)
+    for before, came, after in zip(plain, harmed, again, strict=True):
+        if before.models_used < deepest:
+            assert (came.verdict, came.models_used, came.label) == (before.verdict, before.models_used, before.label)
+        else:
+            assert came.verdict == "unscreened" and came.label is None
+            assert came.reason is not None and f"member {lost.id} could not be asked (" in came.reason
+        assert (after.verdict, after.models_used) == (before.verdict, before.models_used)
     assert screener.residency.reserved == 0
+
+
+def test_without_the_original_nothing_is_screened(bundle, images):
+    with Screener.open(bundle, seed=5) as screener:
+        (bundle / screener.residency.original.file.path).unlink()
+        verdicts = screener.screen(images[:5])
+    assert {verdict.verdict for verdict in verdicts} == {"unscreened"}
+    assert all("the original could not be asked" in (verdict.reason or "") for verdict in verdicts)

@@ -40,12 +40,14 @@ def model(name):
     parity = Parity(images=1, label_agreement=1.0, max_difference=0.0)
     return BundleModel(
         id=name, file=entry, part=0, weights_sha256="0" * 64, macs=1, parameters=1, accuracy=1.0, resident_bytes=10,
-        load_peak_bytes=14, parity=parity,
+        load_peak_bytes=14, run_bytes=0, parity=parity,
     )  # fmt: skip
 
 
 class Says:
     """An engine that takes `ms` and changes the label of frames whose pixel says so: member k reads bit k."""
+
+    measured_bytes = None
 
     def __init__(self, clock, bit, ms):
         self.clock, self.bit, self.ms = clock, bit, ms
@@ -131,7 +133,7 @@ def test_a_screener_says_that_the_time_ran_out(workshop, late, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(waves, "time", clock)
     monkeypatch.setattr("pdtool.runtime.screener.time", clock, raising=True)
-    with Screener.open(workshop / "bundle", seed=5, latency_ms=5.5, late=late) as screener:
+    with Screener.open(workshop / "bundle", seed=5, threads=1, latency_ms=5.5, late=late) as screener:
         real = screener.residency.load
         screener.residency.load = lambda m: Slow(real(m), clock)
         verdicts = screener.screen(images)  # a ms each: the original and four members
@@ -147,6 +149,8 @@ def test_a_screener_says_that_the_time_ran_out(workshop, late, monkeypatch):
 
 
 class Slow:
+    measured_bytes = None
+
     def __init__(self, engine, clock):
         self.engine, self.clock = engine, clock
 

@@ -1,0 +1,48 @@
+"""Load one engine on a thread of its own while others run."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pdtool.artifacts import BundleModel
+from pdtool.errors import PdtoolError
+from pdtool.runtime.engine import Engine
+
+__all__ = ["Ahead"]
+
+
+class Ahead:
+    """At most one load under way. Whoever starts it has reserved its memory before."""
+
+    def __init__(self, load: Callable[[BundleModel], Engine]) -> None:
+        self._load = load
+        self._thread: ThreadPoolExecutor | None = None
+        self._under_way: tuple[BundleModel, Future[Engine]] | None = None
+
+    @property
+    def model(self) -> BundleModel | None:
+        """What is being loaded, or is loaded and was not taken yet."""
+        return self._under_way[0] if self._under_way is not None else None
+
+    def start(self, model: BundleModel) -> None:
+        """Begin to load."""
+        assert self._under_way is None
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="pdtool-load")
+        self._under_way = model, self._thread.submit(self._load, model)
+
+    def take(self) -> Engine | None:
+        """The engine, waited for; None where loading it failed: whoever needs it loads it again and sees the error."""
+        assert self._under_way is not None
+        (_, engine), self._under_way = self._under_way, None
+        try:
+            return engine.result()
+        except (PdtoolError, MemoryError, OSError):
+            return None
+
+    def close(self) -> None:
+        """Wait for what is under way, close it and end the thread."""
+        if self._under_way is not None and (engine := self.take()) is not None:
+            engine.close()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None

@@ -1,0 +1,46 @@
+"""What a memory budget will cost in loads, before the first frame."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdtool.artifacts import BundleModel
+from pdtool.runtime.residency import Residency
+
+__all__ = ["expected_loads"]
+
+WARM = 200  # frames after which what can stay loaded is
+
+
+def expected_loads(residency: Residency, models_clean: Sequence[float], *, frames: int = 2000) -> float:
+    """Loads a clean frame under the residency's budget and sizes, frames coming one by one, once it is warm.
+
+    `models_clean`: the share of clean frames that ask exactly 1, 2, ... members. Counted over `frames` frames drawn
+    from it, with engines that do nothing.
+    """
+    rng = np.random.default_rng(0)
+    shares = np.asarray(models_clean) / sum(models_clean)
+    played = Residency(residency.original, residency.members, residency.budget, _Nothing)
+    played.set_order([residency.members.index(model) for model in residency.order])
+    loads = 0
+    for frame, asked in enumerate(rng.choice(len(shares), size=frames + WARM, p=shares) + 1):
+        if frame == WARM:
+            loads = played.counters.loads
+        for model in (played.original, *played.order[:asked]):
+            played.engine(model)
+    return (played.counters.loads - loads) / frames
+
+
+class _Nothing:
+    measured_bytes = None
+
+    def __init__(self, model: BundleModel) -> None:
+        """Nothing is opened."""
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Never called."""
+        return batch
+
+    def close(self) -> None:
+        """Nothing was opened."""

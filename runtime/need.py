@@ -1,0 +1,34 @@
+"""What a bundle's models ask of a memory budget, from the figures measured at export."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pdtool.artifacts import BundleModel
+
+__all__ = ["Need", "need"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes."""
+
+    scratch: int  # beside what is loaded: what a run of any model takes, and what loading any member takes
+    least: int  # original + largest file + scratch: below this nothing works
+    everything: int  # all models resident + scratch
+
+
+def need(original: BundleModel, members: Sequence[BundleModel]) -> Need:
+    """What these models ask of a budget.
+
+    The scratch of runs is shared and stays taken while a member is loaded, so the two add up; the original is loaded
+    before anything runs.
+    """
+    runs = max(model.run_bytes for model in (original, *members))
+    loads = max(member.load_peak_bytes - member.resident_bytes for member in members)
+    scratch = max(runs + loads, original.load_peak_bytes - original.resident_bytes)
+    files = {member.file.path: member.resident_bytes for member in members}  # a file may hold several members
+    return Need(
+        scratch=scratch,
+        least=original.resident_bytes + max(files.values()) + scratch,
+        everything=original.resident_bytes + sum(files.values()) + scratch,
+    )

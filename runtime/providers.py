@@ -1,0 +1,162 @@
+"""What runs a bundle's models: ONNX Runtime on the CPU or a GPU, TensorRT or TensorRT-RTX, behind one `Provider`.
+
+with open_provider(opened, "onnxruntime") as provider:
+    engine = provider.load(provider.models[0])
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from pdtool.artifacts import Backend, BundleModel
+from pdtool.devices.memory import held_bytes
+from pdtool.errors import IntegrityError, MissingError
+from pdtool.images import size_of
+from pdtool.runtime.build_plan import BuildOptions
+from pdtool.runtime.bundle import OpenBundle
+from pdtool.runtime.engine import Engine
+from pdtool.runtime.engine_loader import build_missing, engine_loader, key_of, plan_id
+from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.execution import Execution
+from pdtool.runtime.plans import ENGINES, PlanRecord, find_plan
+from pdtool.runtime.tensorrt_module import Library
+from pdtool.runtime.tensorrt_session import TensorRTSession, open_session
+
+__all__ = ["Provider", "open_calibrated", "open_provider"]
+
+WIDE_MACS = 300_000_000  # an original above it keeps all cores busy by itself (benchmarks/threads.md)
+ITEM = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Loads a bundle's models. `engines` says what with, for a calibration to be bound to: the backend, and for
+    TensorRT its version and the GPU's compute capability."""
+
+    engines: str
+    models: tuple[BundleModel, ...]  # the original first; their bytes are those that they take here
+    load: Callable[[BundleModel], Engine]
+    held: Callable[[], int | None] | None  # memory of the process, where that is what engines take
+    workers: int  # engines that may run at once
+    in_background: bool  # one may be loaded while others run
+    close: Callable[[], None]
+
+    def __enter__(self) -> "Provider":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_provider(
+    opened: OpenBundle,
+    backend: Backend,
+    *,
+    threads: int | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Provider:
+    """The provider of a backend; `threads` of the CPU (None: all that this process may use).
+
+    With TensorRT, plans that the bundle's cache lacks are built now; `note` is told of each. Raises MissingError where
+    a library or the GPU is missing, and what `engine_loader` raises.
+    """
+    if backend == "tensorrt" or backend == "tensorrt-rtx":
+        session = open_session(backend)
+        try:
+            return _tensorrt(opened, session, backend, note)
+        except BaseException:
+            session.close()
+            raise
+    return _onnxruntime(opened, backend, threads or len(os.sched_getaffinity(0)))
+
+
+def open_calibrated(
+    opened: OpenBundle, *, threads: int | None = None, note: Callable[[str], None] = lambda text: None
+) -> Provider:
+    """The provider that the bundle's calibration was measured with.
+
+    Raises MissingError where it is missing here, IntegrityError where it is another version or GPU.
+    """
+    assert opened.calibration is not None
+    measured = opened.calibration.engines
+    hint = f"calibrate on this device: pdtool calibrate {opened.folder} --data CLEAN_IMAGES --backend onnxruntime"
+    try:
+        provider = open_provider(opened, _backend_of(measured), threads=threads, note=note)
+    except MissingError as error:
+        raise MissingError(f"the calibration was measured with {measured}: {error}; or {hint}") from None
+    if provider.engines != measured:
+        provider.close()
+        raise IntegrityError(
+            f"{opened.folder}: its calibration was measured with {measured}, here runs {provider.engines}; calibrate "
+            f"on this device"
+        )
+    return provider
+
+
+def _backend_of(engines: str) -> Backend:
+    """The backend that `Provider.engines` begins with."""
+    return engines.split()[0]  # type: ignore[return-value]  # `Calibration` has checked it
+
+
+def _onnxruntime(opened: OpenBundle, execution: Execution, cores: int) -> Provider:
+    on_cpu = execution == "onnxruntime"
+    wide = not on_cpu or opened.bundle.original.macs >= WIDE_MACS
+
+    def load(model: BundleModel) -> OnnxEngine:
+        return OnnxEngine(
+            opened.read(model.file),
+            name=model.id,
+            threads=cores if wide else 1,
+            execution=execution,
+            image=size_of(opened.bundle.preprocessing),
+            build=BuildOptions(batch_max=opened.bundle.measured_batch),
+            cache=opened.folder / ENGINES,
+        )
+
+    return Provider(
+        engines=execution,
+        models=opened.models,
+        load=load,
+        held=held_bytes if on_cpu else None,
+        workers=1 if wide else cores,
+        in_background=on_cpu,
+        close=lambda: None,
+    )
+
+
+def _tensorrt(opened: OpenBundle, session: TensorRTSession, library: Library, note: Callable[[str], None]) -> Provider:
+    build_missing(opened, session, note=note)
+    capability = session.memory.compute_capability
+    models = []
+    for model in opened.models:
+        key = key_of(session.trt, capability, opened.bundle.precision, model.file.sha256)
+        found = find_plan(opened.folder, plan_id(model), key)
+        models.append(
+            model if found is None else _as_recorded(model, found[0], opened.bundle.pack * len(opened.bundle.classes))
+        )
+    version = f"{library} {session.trt.__version__}"
+    return Provider(
+        engines=version if library == "tensorrt-rtx" else f"{version} cc{capability}",
+        models=tuple(models),
+        load=engine_loader(opened, session, note=note),
+        held=None,
+        workers=1,  # they share one scratch buffer
+        in_background=False,  # loading would hold the GPU while frames wait
+        close=session.close,
+    )
+
+
+def _as_recorded(model: BundleModel, record: PlanRecord, answers: int) -> BundleModel:
+    """The model with what its plan takes on the GPU. A plan that was never loaded takes about its own size."""
+    resident = record.plan.bytes if record.measured_bytes is None else record.measured_bytes
+    one = ITEM * (math.prod(record.input_shape) + answers)  # the input and output buffers of an image
+    return replace(
+        model,
+        resident_bytes=resident,
+        load_peak_bytes=resident + record.plan.bytes,  # the file's bytes, while TensorRT reads them
+        run_bytes=(record.device_memory_bytes or 0) + record.batch_max * one,
+    )
