@@ -1,9 +1,13 @@
 """Metrics against their definitions, counted the slow way."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from pdtool.evaluation.metrics import auroc, mean, rate, relative_cost, wilson
+from pdtool.evaluation.metrics import auroc, mean, rate, relative_cost, run_macs, wilson
+from pdtool.runtime.bundle import open_bundle
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -60,3 +64,14 @@ def test_cost_counts_the_original_once_and_each_member_asked() -> None:
 
 def test_mean_of_nothing_is_none() -> None:
     assert mean(np.zeros(0)) is None and mean(np.array([1, 2])) == 1.5
+
+
+def test_a_pack_costs_all_its_members_at_its_first(workshop: Path) -> None:
+    """Brute force over a real bundle's members: in any order of packs, what has been loaded by then has run."""
+    members = open_bundle(workshop / "plain").bundle.members
+    shared = [replace(m, file=members[i // 3 * 3].file, part=i % 3) for i, m in enumerate(members)]
+    for order in (members, shared, [*shared[6:], *shared[:6]], [*shared[3:6], *shared[6:], *shared[:3]]):
+        total = np.cumsum(run_macs(order))
+        for n in range(1, len(order) + 1):
+            opened = {m.file for m in order[:n]}
+            assert total[n - 1] == sum(m.macs for m in order if m.file in opened)

@@ -16,6 +16,7 @@ from pdtool.devices.catalogue import find
 from pdtool.errors import InputError, IntegrityError, UsageError
 from pdtool.evaluation import profile_report as report
 from pdtool.evaluation.profile import ModelProfile, Profile, frame_cost, profile
+from pdtool.export.bundle import export_pool
 from pdtool.jsonform import decode, encode
 from pdtool.runtime.bundle import open_bundle
 
@@ -82,6 +83,74 @@ def test_without_a_calibration_no_expectation_is_claimed(plain: Profile) -> None
 
 def test_one_member_gives_one_row_of_asking_members(plain: Profile) -> None:
     assert [row.members for row in frame_cost(plain.models[:2]).rows] == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def packed(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """Of a bundle with packs of 3, 3 and 2 members."""
+    out = tmp_path_factory.mktemp("packed") / "bundle"
+    export_pool(workshop / "pool", out, pack=3)
+    return profile(out, device=find("orin-nano-8gb"), runs=5)
+
+
+def test_a_pack_is_measured_once_and_runs_whole(packed: Profile, plain: Profile) -> None:
+    original, members = packed.models[0], packed.models[1:]
+    assert [m.macs for m in packed.models] == [m.macs for m in plain.models]  # what is counted stays a member's
+    assert [m.file for m in members] == [f"models/pack-00{i // 3}.onnx" for i in range(8)]
+    whole = {m.file: m for m in members}
+    assert all(m.latency_ms == whole[m.file].latency_ms for m in members)
+    ms, macs = (sum(m.latency_ms[0] for m in whole.values()) / 3, sum(m.macs for m in members) / 3)
+    rows = packed.frame.rows
+    assert [row.members for row in rows] == [0, 1, 4, 8]
+    for row, packs in zip(rows, (0, 1, 2, 3), strict=True):
+        assert row.macs == pytest.approx(original.macs + packs * macs)
+        assert row.ms == pytest.approx(original.latency_ms[0] + packs * ms)
+    assert original.estimate is not None
+    estimates = [m.estimate.ms for m in packed.models if m.estimate is not None]
+    assert rows[3].estimate_ms == pytest.approx(sum(estimates))
+    sizes = [m.resident_bytes for m in whole.values()]
+    assert packed.all_bytes >= original.resident_bytes + sum(sizes)
+    assert packed.all_bytes < original.resident_bytes + sum(sizes) + packed.least_bytes  # each file counted once
+    assert "packs of 3 members: a frame that asks one of them runs them all" in packed.notes
+
+
+def test_a_clean_frames_expected_packs_come_from_how_many_members_frames_ask(packed: Profile, workshop: Path) -> None:
+    calibration = open_bundle(workshop / "bundle").calibration
+    assert calibration is not None
+    shares = (0.5, 0.0, 0.1, 0.2, 0.0, 0.0, 0.2)  # of frames that ask 1, 2, ... 7: packs 1, 1, 1, 2, 2, 2, 3
+    asked = sum(n * share for n, share in enumerate(shares, start=1))
+    level: tuple[float | None, ...] = (*(None,) * 6, 0.5)
+    calibration = dataclasses.replace(
+        calibration, evidence="graded", flag_at=None, clear_at=None, flag_above=level, clear_below=level,
+        temperatures=(1.0,) * 8, after_change=False, max_models=7, models_clean=shares, expected_models_clean=asked,
+        p99_models_clean=7,
+    )  # fmt: skip
+    row = frame_cost(packed.models, calibration).rows[1]
+    assert row.members == asked
+    macs = sum(m.macs for m in packed.models[1:]) / 3
+    assert row.macs == pytest.approx(packed.models[0].macs + (0.6 * 1 + 0.2 * 2 + 0.2 * 3) * macs)
+
+
+def test_a_report_shows_packs_as_files(packed: Profile) -> None:
+    counted, measured, frame = report.tables(packed)
+    assert [row[0] for row in counted.rows] == [model.id for model in packed.models]
+    assert [row[-1] == "in its pack" for row in counted.rows] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    names = ["original", "pack-000: m000 to m002", "pack-001: m003 to m005", "pack-002: m006 to m007"]
+    assert [row[0] for row in measured.rows] == names
+    assert all(len(row) == len(measured.headers) for row in measured.rows)
+    assert "packs x mean pack" in frame.title
+    text = report.html(packed)
+    assert all(name in text for name in names)
 
 
 def test_a_pool_is_measured_through_a_bundle_and_says_so(workshop: Path, plain: Profile) -> None:

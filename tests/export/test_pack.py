@@ -200,6 +200,7 @@ class Timed:
     """An engine that takes 2 ms, or 3 for the pack, on a clock of its own; one run in nine takes ten times as long."""
 
     now, runs, open = 0.0, 0, 0
+    measured_bytes: int | None = None
 
     def __init__(self, model, single):
         self.ms = 2 if len(model) == single else 3
