@@ -39,6 +39,7 @@ class Timed:
     """An engine whose runs are timed."""
 
     inside = 0.0
+    measured_bytes = None
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -30,8 +30,9 @@ class Workers:
         """What each engine says of the whole batch (N, C, H, W): logits (N, classes)."""
         if self._pool is None or len(engines) * len(batch) < 2:
             return [engine.run(batch) for engine in engines]
-        parts = min(self.count, len(batch))
-        bounds = [len(batch) * i // parts for i in range(parts + 1)]
+        piece = max(1, min(-(-len(batch) // self.count), self._most // self.count))
+        bounds = [*range(0, len(batch), piece), len(batch)]
+        parts = len(bounds) - 1
         tasks = [(e, i) for e in range(len(engines)) for i in range(parts)]
         done: dict[tuple[int, int], Logits] = {}
         left = iter(tasks)

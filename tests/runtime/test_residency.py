@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdtool.artifacts import BundleModel, FileEntry, Parity
-from pdtool.errors import GateError
+from pdtool.errors import GateError, InputError
 from pdtool.runtime.forecast import expected_loads
 from pdtool.runtime.need import need
 from pdtool.runtime.residency import Residency
@@ -152,6 +152,111 @@ def test_expected_loads_are_those_of_real_frames():
         real = (residency.counters.loads - before) / len(depths)
         assert expected_loads(residency, shares) == pytest.approx(real, abs=0.1 * real + 0.02)
         assert (real == 0) == (budget in (None, 110))
+
+
+# -- loaded ahead
+
+
+def ahead_of(count, budget, recorder, **more):
+    members = [model(f"m{i}", **more) for i in range(count)]
+    return Residency(model("original", 20, 30), members, budget, recorder.load, in_background=True)
+
+
+def frame(residency, depth):
+    """As `waves.ask`: after each engine is there, the next one is begun; after the frame, the first one missing."""
+    for rank, member in enumerate((residency.original, *residency.order[:depth])):
+        engine = residency.engine(member)
+        residency.prefetch(rank)
+        assert engine.model is member and member.id in residency.resident  # nothing that runs is evicted
+    residency.prefetch(0)
+
+
+def test_after_a_deep_frame_the_first_one_missing_is_loaded_before_it_is_asked_for():
+    recorder = Recorder()
+    residency = ahead_of(8, 70, recorder)  # three stay, one place cycles
+    frame(residency, 8)
+    loads = residency.counters.loads
+    for _ in range(5):
+        frame(residency, 4)  # the fourth lies in the place since the frame before
+    assert residency.counters.loads == loads  # it was counted when it was begun
+    assert residency.counters.ahead == 1
+    residency.close()
+    assert recorder.open == {}
+    assert residency.reserved == 0
+
+
+def test_ahead_costs_no_more_loads_than_waiting():
+    rng = np.random.default_rng(3)
+    depths = rng.integers(1, 9, 200)
+    counts = []
+    for in_background in (False, True):
+        recorder = Recorder()
+        residency = Residency(
+            model("original", 20, 30),
+            [model(f"m{i}") for i in range(8)],
+            70,
+            recorder.load,
+            in_background=in_background,
+        )
+        for depth in depths:
+            frame(residency, depth)
+        residency.close()
+        counts.append(len(recorder.loads))
+        assert residency.counters.loads == len(recorder.loads)
+    assert counts[1] <= counts[0] + 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 30), st.integers(0, 9)), min_size=1, max_size=12),
+    st.integers(0, 300),
+    st.lists(st.integers(0, 12), min_size=1, max_size=10),
+    st.randoms(use_true_random=False),
+)
+def test_the_budget_holds_with_loads_ahead(sizes, spare, depths, random):
+    original = model("original", 20, 30, 5)
+    members = [model(f"m{i}", size, size + extra, run) for i, (size, extra, run) in enumerate(sizes)]
+    needed = need(original, members)
+    runs = max(5, *(run for _, _, run in sizes))
+    assert needed.scratch == max(10, runs + max(extra for _, extra, _ in sizes))
+    budget = needed.least + spare
+    recorder = Recorder()
+    residency = Residency(original, members, budget, recorder.load, in_background=True)
+    residency.engine(original)  # nothing runs yet
+    assert recorder.most <= budget
+    recorder.most = 0
+    for depth in depths:
+        order = list(range(len(members)))
+        random.shuffle(order)
+        residency.set_order(order)
+        for _ in range(2):
+            frame(residency, depth)
+        assert recorder.most + runs <= budget  # while one is loaded, another may run
+        assert residency.reserved <= budget and residency.counters.peak_bytes <= budget
+    residency.close()
+    assert recorder.open == {} and residency.reserved == 0
+
+
+def test_a_load_ahead_that_fails_is_told_to_whoever_needs_the_model():
+    recorder = Recorder()
+    broken = {"on": False}
+
+    def load(wanted):
+        if broken["on"] and wanted.id == "m3":
+            raise InputError("m3: the file is gone")
+        return recorder.load(wanted)
+
+    residency = Residency(model("original", 20, 30), [model(f"m{i}") for i in range(8)], 70, load, in_background=True)
+    frame(residency, 8)
+    residency.engine(residency.order[7])  # m3, loaded ahead, makes room
+    broken["on"] = True
+    residency.prefetch(0)
+    frame(residency, 3)
+    with pytest.raises(InputError, match="m3: the file is gone"):
+        residency.engine(residency.order[3])
+    broken["on"] = False
+    frame(residency, 8)
+    residency.close()
+    assert recorder.open == {} and residency.reserved == 0
 
 
 # -- measured after loading

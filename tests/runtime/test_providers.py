@@ -1,0 +1,153 @@
+"""Whatever runs the models, the verdicts are the same; and a calibration holds only for what it was measured with."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pdtool.artifacts import BACKENDS
+from pdtool.calibration.rules import Settings
+from pdtool.data import load_data
+from pdtool.errors import GateError, IntegrityError, MissingError
+from pdtool.runtime import providers
+from pdtool.runtime.bundle import open_bundle, write_bundle
+from pdtool.runtime.calibrate import calibrate_bundle
+from pdtool.runtime.providers import open_provider
+from pdtool.runtime.screener import Screener
+from pdtool.runtime.tensorrt_session import TensorRTSession
+from pdtool.runtime.votes import collect_votes
+from tests.runtime.fake_gpu import FakeMemory
+from tests.runtime.fake_tensorrt import LINES, FakeTensorRT
+
+SIZE = (1, 32, 32)
+
+
+@pytest.fixture
+def bundle(workshop, tmp_path):
+    return shutil.copytree(workshop / "bundle", tmp_path / "bundle")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """`gpu(line)`: from now on `open_session` finds that TensorRT on a fake GPU; `gpu(None)`: it finds none."""
+    sessions = []
+
+    def plug(line, **memory):
+        def open_session(library):
+            if line is None or (library == "tensorrt-rtx") != (line == "rtx"):
+                raise MissingError(f"{library} is needed to run engines but is not installed")
+            fake = FakeMemory(**memory)
+            sessions.append(TensorRTSession(FakeTensorRT(line, fake), fake))
+            return sessions[-1]
+
+        monkeypatch.setattr(providers, "open_session", open_session)
+        return sessions
+
+    plug(None)
+    return plug
+
+
+def calibrate(bundle, backend=None):
+    return calibrate_bundle(
+        bundle, lambda size: load_data("digits", size, role="calibrate"), Settings(), target_fpr=0.15, confidence=0.95,
+        seed=0, backend=backend,
+    ).calibration  # fmt: skip
+
+
+def verdicts(bundle, **options):
+    images = load_data("digits", SIZE, role="test", limit=60).images
+    with Screener.open(bundle, seed=3, **options) as screener:
+        came = [(v.label, v.verdict, v.models_used, v.changes) for v in screener.screen(images)]
+    assert screener.residency.reserved == 0
+    return came
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_bundle_is_calibrated_and_screened_by_tensorrt(bundle, gpu, line):
+    backend = "tensorrt-rtx" if line == "rtx" else "tensorrt"
+    on_cpu = verdicts(bundle)
+    sessions = gpu(line)
+    calibration = calibrate(bundle, backend)
+    version = sessions[0].trt.__version__
+    assert calibration.engines == (f"tensorrt-rtx {version}" if line == "rtx" else f"tensorrt {version} cc8.7")
+    assert verdicts(bundle) == on_cpu
+    with Screener.open(bundle, seed=3) as screener:
+        plan = screener.plan()
+    assert plan.least < plan.everything
+    built = sum(session.trt.events.count("build") for session in sessions)
+    assert verdicts(bundle, memory_budget=plan.least) == on_cpu
+    assert sum(session.trt.events.count("build") for session in sessions) == built  # the plans are in the cache
+    for session in sessions:
+        assert session.trt.alive == {"runtime": 0, "engine": 0, "context": 0}
+        assert session.memory.closed and session.memory.engine_bytes == 0 and not session.memory.blocks
+
+
+def test_the_gpu_never_holds_more_than_the_budget(bundle, gpu):
+    sessions = gpu("10.3")
+    calibrate(bundle, "tensorrt")
+    with Screener.open(bundle, seed=3) as screener:
+        least = screener.plan().least
+    most = 0
+    with Screener.open(bundle, seed=3, memory_budget=least) as screener:
+        memory, load = sessions[-1].memory, screener.residency.load
+
+        def watched(model):
+            nonlocal most
+            engine = load(model)
+            most = max(most, memory.engine_bytes + sum(block.nbytes for block in memory.blocks.values()))
+            return engine
+
+        screener.residency.load = watched
+        screener.screen(load_data("digits", SIZE, role="test", limit=100).images)
+        assert screener.residency.counters.evictions > 0
+    assert 0 < most <= least
+    with pytest.raises(GateError, match="too small"):
+        Screener.open(bundle, memory_budget=least - 1)
+    assert sessions[-1].memory.closed
+
+
+def test_a_calibration_holds_for_what_it_was_measured_with(bundle, gpu):
+    gpu("10.3")
+    calibrate(bundle, "tensorrt")
+    gpu(None)
+    with pytest.raises(MissingError, match=r"measured with tensorrt 10\.3\.0 cc8\.7: .*--backend onnxruntime"):
+        Screener.open(bundle)
+    for other in ({"line": "10.16"}, {"line": "10.3", "compute_capability": "8.6"}):
+        sessions = gpu(**other)
+        with pytest.raises(IntegrityError, match=r"measured with tensorrt 10\.3\.0 cc8\.7, here runs tensorrt"):
+            Screener.open(bundle)
+        assert sessions[-1].memory.closed
+    gpu(None)
+    calibrate(bundle, "onnxruntime")
+    assert verdicts(bundle)
+
+
+def test_a_bundle_for_tensorrt_falls_back_to_the_cpu_when_it_is_calibrated(bundle, gpu, caplog):
+    opened = open_bundle(bundle)
+    write_bundle(bundle, type(opened.bundle)(**{**vars(opened.bundle), "backend": "tensorrt", "calibration": None}))
+    assert calibrate(bundle).engines == "onnxruntime"
+    assert "calibrated with ONNX Runtime on the CPU" in caplog.text
+    gpu("10.3")
+    assert calibrate(bundle).engines == "tensorrt 10.3.0 cc8.7"
+    gpu(None)
+    with pytest.raises(MissingError, match="tensorrt is needed"):  # asked for by name
+        calibrate(bundle, "tensorrt")
+
+
+def test_no_backend_falls_back_in_silence(bundle, gpu):
+    for backend in BACKENDS[1:]:
+        with pytest.raises(MissingError) as caught, open_provider(open_bundle(bundle), backend) as provider:
+            provider.load(provider.models[0])
+        assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_votes_do_not_depend_on_the_cores(bundle, threads):
+    images = load_data("digits", SIZE, role="test", limit=70).images
+    opened = open_bundle(bundle)
+    plain = collect_votes(opened, images, fit_on=np.arange(70))
+    with open_provider(opened, "onnxruntime", threads=threads) as provider:
+        came = collect_votes(opened, images, fit_on=np.arange(70), provider=provider)
+    assert np.array_equal(came.original, plain.original) and np.array_equal(came.members, plain.members)
+    assert came.temperatures == pytest.approx(plain.temperatures, rel=1e-4)
+    assert verdicts(bundle, threads=threads) == verdicts(bundle, threads=1)
