@@ -20,6 +20,7 @@ from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import CALIBRATION, MANIFEST, pretty, write_bundle
 from pdtool.runtime.measure import measure_models
 from pdtool.runtime.plans import ENGINES
+from pdtool.runtime.tensorrt_module import library_of
 
 __all__ = ["MIN_AGREEMENT", "ORIGINAL", "export_pool"]
 
@@ -106,7 +107,7 @@ def export_pool(
             folder,
             Bundle(
                 pdtool=pdtool.__version__,
-                backend="onnxruntime",
+                backend="onnxruntime" if plans is None else library_of(plans.trt),
                 precision=precision,
                 preprocessing=pool.pool.preprocessing,
                 classes=pool.pool.classes,

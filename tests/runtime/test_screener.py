@@ -5,10 +5,13 @@ import weakref
 import numpy as np
 import pytest
 
+from pdtool.calibration.rules import Settings
 from pdtool.calibration.table import replay, table_of
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, UsageError
+from pdtool.export.bundle import export_pool
 from pdtool.runtime.bundle import open_bundle
+from pdtool.runtime.calibrate import calibrate_bundle
 from pdtool.runtime.need import need
 from pdtool.runtime.screener import Screener
 from pdtool.runtime.votes import collect_votes
@@ -27,11 +30,34 @@ def facts(verdicts):
     return [(v.label, v.verdict, v.models_used, v.changes, v.corrected_label) for v in verdicts]
 
 
-def test_verdicts_are_the_tables_answers_to_all_votes(workshop, images):
-    with Screener.open(workshop / "bundle", seed=5) as screener:
+@pytest.fixture(scope="module")
+def packed(workshop, tmp_path_factory):
+    """The workshop's pool with three members a file, calibrated."""
+    folder = tmp_path_factory.mktemp("packed") / "bundle"
+    export_pool(workshop / "pool", folder, pack=3)
+    clean = load_data("digits", SIZE, role="calibrate")
+    calibrate_bundle(folder, lambda size: clean, Settings(), target_fpr=0.15, confidence=0.95, seed=0)
+    return folder
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("kind", ["alone", "packed"])
+def test_verdicts_are_the_tables_answers_to_all_votes(workshop, packed, images, kind, tight, threads):
+    folder = packed if kind == "packed" else workshop / "bundle"
+    opened = open_bundle(folder)
+    needed = need(opened.bundle.original, opened.bundle.members)
+    budget = needed.least if tight else None
+    with Screener.open(folder, seed=5, memory_budget=budget, threads=threads) as screener:
         verdicts = screener.screen(images)
+        for image, verdict in zip(images[:20], verdicts, strict=False):
+            assert facts(screener.screen(image[None])) == facts([verdict])
         order = [model.id for model in screener.residency.order]
-    opened = open_bundle(workshop / "bundle")
+        assert screener.residency.counters.peak_bytes <= (needed.everything if budget is None else budget)
+        assert (screener.residency.counters.evictions > 0) == tight
+        files = 1 + len({model.file.path for model in opened.bundle.members})
+        assert tight or screener.residency.counters.loads <= files
+    assert screener.residency.reserved == 0
     assert opened.calibration is not None
     votes = collect_votes(opened, images)
     columns = [[m.id for m in opened.bundle.members].index(name) for name in order]
