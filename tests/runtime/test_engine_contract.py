@@ -101,6 +101,12 @@ def test_an_empty_batch_gives_no_logits(provider, make_onnx):
     engine.close()
 
 
+def test_it_says_what_loading_took_or_leaves_it_to_the_process(provider, make_onnx):
+    engine = provider.load(make_onnx(64))
+    assert engine.measured_bytes is None or engine.measured_bytes > 64 * 1024 * 4
+    engine.close()
+
+
 def test_engines_share_a_device_and_not_their_answers(provider, make_onnx):
     files = [make_onnx(width, seed=width) for width in (4, 8, 16)]
     engines = [provider.load(onnx, name=f"m{i}") for i, onnx in enumerate(files)]
@@ -204,8 +210,8 @@ def test_a_batch_below_the_profile_is_filled_up(line, make_onnx):
 
 
 @pytest.mark.parametrize("batch", [images(2).astype(np.float64), images(2)[:, :, 1:], images(2)[:, 0], images(2)[0]])
-def test_other_frames_are_refused(line, make_onnx, batch):
-    engine = line.load(make_onnx(8))
+def test_other_frames_are_refused(provider, make_onnx, batch):
+    engine = provider.load(make_onnx(8))
     with pytest.raises(InputError, match=r"m0: expected float32 images \(N, 1, 32, 32\), got"):
         engine.run(batch)
 
