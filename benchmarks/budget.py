@@ -3,10 +3,10 @@
     python benchmarks/budget.py BUNDLE [BUNDLE ...] DATA [--share 8] [--frames 10000] [--batch 8] [--out FILE.json]
 
 The budget is what all models take, divided by --share. Most that the process grew by over the idle one (VmHWM, and
-VmRSS read every few milliseconds), against the budget; and how the growth between batches changed from the second tenth
-of the frames to the last. The bundles differ in their calibration: one that asks every member for every frame loads
-most. Exit code 1 when a process grew by more than the budget, or went on growing; 2 when the budget is below the least
-that works.
+VmRSS read every few milliseconds), against the budget; and how the batches' peaks changed from the second tenth of the
+frames to the last. The bundles differ in their calibration: one that asks every member for every frame loads most.
+Exit code 1 when a process grew by more than the budget, or went on growing; 2 when the budget is below the least that
+works.
 """
 
 import argparse
@@ -38,10 +38,10 @@ class Held:
     peak_growth: int  # VmHWM
     polled_growth: int  # most VmRSS that was read
     of_budget: float  # the larger of the two / budget
-    tenths: list[tuple[float, int]]  # of the frames: mean growth between batches, peak
+    tenths: list[tuple[float, int]]  # of the frames: mean and most of the batches' peaks
     drift: float  # of the mean, from the second tenth to the last
     left: int  # growth once the screener is closed: no model's
-    slope: float  # of a straight line through the growth of the last nine tenths, a thousand frames
+    slope: float  # of a straight line through the peaks of the last nine tenths, a thousand frames
 
 
 def held(bundle: Path, data: str, *, share: float, frames: int, batch: int) -> Held:
@@ -59,7 +59,7 @@ def held(bundle: Path, data: str, *, share: float, frames: int, batch: int) -> H
     with screening(bundle, data, budget=budget, frames=frames, batch=batch, every=batch) as process:
         *stops, closed = process.stops()
     peak = max(stop.peak for stop in (*stops, closed))
-    done, growth = np.array([(stop.done / 1000, stop.growth) for stop in stops if stop.done > frames / 10]).T
+    done, peaks = np.array([(stop.done / 1000, stop.peak) for stop in stops if stop.done > frames / 10]).T
     return Held(
         bundle=bundle.name,
         rule=rule,
@@ -77,7 +77,7 @@ def held(bundle: Path, data: str, *, share: float, frames: int, batch: int) -> H
         tenths=tenths(stops),
         drift=drift(stops),
         left=closed.growth,
-        slope=float(np.polyfit(done, growth, 1)[0]),
+        slope=float(np.polyfit(done, peaks, 1)[0]),
     )
 
 
@@ -93,8 +93,8 @@ HEAD = (
     "VmRSS, most",
     "of the budget",
     "left when closed",
-    "mean growth, second tenth -> last",
-    "peak, second tenth -> last",
+    "mean peak, second tenth -> last",
+    "most, second tenth -> last",
     "slope, KiB a thousand frames",
 )
 

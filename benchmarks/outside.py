@@ -33,7 +33,7 @@ __all__ = ["DRIFT", "MIB", "Outside", "Stop", "as_rows", "drift", "screening", "
 
 MIB = 2**20
 POLL_S = 0.004
-DRIFT = MIB  # most that `drift` may be in a process that is called flat: what is loaded differs from stop to stop
+DRIFT = MIB  # most that `drift` may be in a process that is called flat: what is loaded differs from time to time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +138,15 @@ def screening(bundle: Path, data: str, *, budget: int, frames: int, batch: int |
 
 
 def tenths(stops: list[Stop]) -> list[tuple[float, int]]:
-    """(mean growth at the stops, peak) of every tenth of the frames."""
-    parts = [list(part) for part in np.array_split(np.array([(stop.growth, stop.peak) for stop in stops]), 10)]
-    return [(float(np.mean([growth for growth, _ in part])), int(max(peak for _, peak in part))) for part in parts]
+    """(mean, most) of the stops' peaks in every tenth of the frames.
+
+    Peaks, since they differ less than what is held at the stops, when one member more or less may be loaded.
+    """
+    return [(float(part.mean()), int(part.max())) for part in np.array_split([stop.peak for stop in stops], 10)]
 
 
 def drift(stops: list[Stop]) -> float:
-    """Bytes by which the mean growth of the last tenth of the frames exceeds that of the second."""
+    """Bytes by which the mean peak of the last tenth of the frames exceeds that of the second."""
     return tenths(stops)[-1][0] - tenths(stops)[1][0]
 
 

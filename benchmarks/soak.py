@@ -17,7 +17,7 @@ from pdtool.devices.memory import parse_bytes
 from pdtool.runtime.screener import Screener
 
 ROW = 1000
-STOPS = 10  # a row: what is loaded differs from stop to stop, a mean says more
+STOPS = 10  # a row: the peaks between them are compared
 
 
 def watch(bundle: Path, data: str, budget: int, frames: int) -> tuple[list[Stop], float]:
@@ -68,7 +68,7 @@ def main() -> None:
                 ("---", "--:"),
                 ("budget, most grown by, most reserved", sizes),
                 (f"growth from frame {first.done:,} to the last", f"{(last.growth - first.growth) / 1024:+,.0f} KiB"),
-                ("mean growth, from the second tenth of the frames to the last", f"{drifted / 1024:+,.0f} KiB"),
+                ("mean peak, from the second tenth of the frames to the last", f"{drifted / 1024:+,.0f} KiB"),
                 ("frames a second, members a frame", f"{last.done / seconds:.0f}, {last.asked / last.done:.2f}"),
                 ("verdicts", verdicts),
                 (f"open files at frame {first.done:,}, at the last, closed", _three("files", first, last, closed)),
@@ -80,7 +80,8 @@ def main() -> None:
     wrong = {
         "grew by more than the budget": max(peak, closed.polled) > budget,
         "went on growing": drifted > DRIFT,
-        "files or threads became more": last.files > first.files or last.threads > first.threads,
+        # a model's file may be open at a stop, being loaded ahead
+        "files or threads became more": last.files > first.files + 1 or last.threads > first.threads,
         "memory is reserved after closing": closed.reserved != 0,
     }
     if any(wrong.values()):
