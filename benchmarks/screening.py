@@ -2,13 +2,15 @@
 
     python benchmarks/screening.py BUNDLE POOL DATA [--frames 2000]
 
-- overhead: wall time of screening over the time inside the models' own `run`, exactly those used;
+- overhead: wall time of screening over the time inside the models' own `run`, exactly those used, on one core;
+- two cores against one;
 - against every member in PyTorch for every frame, and against groups of 20 members read from the disk for every frame
   (as the published MMT code does), at the same rule;
 - loads per 1,000 clean frames by eviction policy, at budgets of 1/8, 1/4 and 1/2 of all models (counted, not timed);
+- the same frames inside a budget of 1/4, members loaded ahead of need or only when asked for;
 - cold start, and what an idle process holds.
 
-One thread. The frames are DATA's, from the beginning and over again.
+The frames are DATA's, from the beginning and over again.
 """
 
 import argparse
@@ -83,6 +85,30 @@ def overhead(bundle: Path, frames: NDArray[np.uint8], batch: int) -> tuple[float
             lambda: [screener.screen(frames[i : i + batch]) for i in range(0, len(frames), batch)], len(frames)
         )
         return wall * len(frames) / Timed.inside, wall
+
+
+def on(cores: int, bundle: Path, frames: NDArray[np.uint8], batch: int) -> float:
+    """Seconds a frame on so many cores, every model loaded."""
+    with Screener.open(bundle, seed=0, threads=cores) as screener:
+        for model in (screener.residency.original, *screener.residency.order):
+            screener.residency.engine(model)
+        screener.screen(frames[:batch])
+        return seconds_a_frame(
+            lambda: [screener.screen(frames[i : i + batch]) for i in range(0, len(frames), batch)], len(frames)
+        )
+
+
+def in_budget(bundle: Path, frames: NDArray[np.uint8], share: float, ahead: bool) -> tuple[float, int, int]:
+    """(seconds a frame one by one, loads, of them ahead of need) with `share` of all models' memory."""
+    with Screener.open(bundle, seed=0) as screener:
+        plan = screener.plan()
+    with Screener.open(bundle, seed=0, memory_budget=max(int(share * plan.everything), plan.least)) as screener:
+        screener.residency.in_background = ahead
+        screener.screen(frames[: len(frames) // 5])  # what stays is loaded, and every member measured
+        did = screener.residency.counters
+        loads, before = did.loads, did.ahead
+        taken = seconds_a_frame(lambda: [screener.screen(frame[None]) for frame in frames], len(frames))
+        return taken, did.loads - loads, did.ahead - before
 
 
 def in_torch(pool: PoolFolder, frames: NDArray[np.uint8]) -> float:
@@ -195,6 +221,16 @@ def main() -> None:
         ratio, wall = overhead(options.bundle, frames, batch)
         print(
             f"| time over that of the models used, batch {batch} | {ratio:.3f} ({1e3 * wall:.2f} ms a frame) |",
+            flush=True,
+        )
+    for batch in (32, 1):
+        one, two = (on(cores, options.bundle, frames, batch) for cores in (1, 2))
+        print(f"| one core over two, batch {batch} | {one / two:.2f} x ({1e3 * two:.2f} ms a frame) |", flush=True)
+    for ahead in (False, True):
+        taken, loads, early = in_budget(options.bundle, frames, 1 / 4, ahead)
+        print(
+            f"| in 1/4 of all memory, batch 1, {'loaded ahead of need' if ahead else 'loaded when asked for'} "
+            f"| {1e3 * taken:.2f} ms a frame, {loads} loads, {early} ahead |",
             flush=True,
         )
     naive, read = in_torch(pool, few), reloading(options.bundle, pool, few)

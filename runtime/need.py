@@ -24,11 +24,11 @@ def need(original: BundleModel, members: Sequence[BundleModel]) -> Need:
     before anything runs.
     """
     runs = max(model.run_bytes for model in (original, *members))
-    loads = max(member.load_peak_bytes - member.resident_bytes for member in members)
-    scratch = max(runs + loads, original.load_peak_bytes - original.resident_bytes)
+    scratch = runs + max(member.load_peak_bytes - member.resident_bytes for member in members)
     files = {member.file.path: member.resident_bytes for member in members}  # a file may hold several members
+    alone = original.load_peak_bytes
     return Need(
         scratch=scratch,
-        least=original.resident_bytes + max(files.values()) + scratch,
-        everything=original.resident_bytes + sum(files.values()) + scratch,
+        least=max(alone, original.resident_bytes + max(files.values()) + scratch),
+        everything=max(alone, original.resident_bytes + sum(files.values()) + scratch),
     )

@@ -210,7 +210,7 @@ class Residency:
         original = self._size[self.original.file.path]
         largest = max(self.members, key=lambda member: self._size[member.file.path])
         size = self._size[largest.file.path]
-        least = original + size + self._scratch
+        least = max(original + size + self._scratch, self.original.load_peak_bytes)
         if self.budget is not None and self.budget < least:
             larger = f"; {self.counters.larger} take more here than at export" if self.counters.larger else ""
             raise GateError(

@@ -56,7 +56,7 @@ def model(name, resident=10, peak=14, run=0):
 
 
 def residency_of(count, budget, load):
-    members = [model(f"m{i}") for i in range(count)]
+    members = [model(f"m{i}", run=6) for i in range(count)]  # scratch: 4 to load one, 6 to run one
     return Residency(model("original", 20, 30), members, budget, load)
 
 
@@ -158,7 +158,7 @@ def test_expected_loads_are_those_of_real_frames():
 
 
 def ahead_of(count, budget, recorder, **more):
-    members = [model(f"m{i}", **more) for i in range(count)]
+    members = [model(f"m{i}", run=6, **more) for i in range(count)]
     return Residency(model("original", 20, 30), members, budget, recorder.load, in_background=True)
 
 
@@ -217,7 +217,8 @@ def test_the_budget_holds_with_loads_ahead(sizes, spare, depths, random):
     members = [model(f"m{i}", size, size + extra, run) for i, (size, extra, run) in enumerate(sizes)]
     needed = need(original, members)
     runs = max(5, *(run for _, _, run in sizes))
-    assert needed.scratch == max(10, runs + max(extra for _, extra, _ in sizes))
+    assert needed.scratch == runs + max(extra for _, extra, _ in sizes)
+    assert needed.least == max(30, 20 + max(size for size, _, _ in sizes) + needed.scratch)
     budget = needed.least + spare
     recorder = Recorder()
     residency = Residency(original, members, budget, recorder.load, in_background=True)
@@ -282,7 +283,7 @@ class Growing(Recorder):
 
 def growing_residency(budget, takes, **more):
     recorder = Growing({name: size * UNIT for name, size in takes.items()}, **more)
-    members = [model(f"m{i}", 10 * UNIT, 14 * UNIT) for i in range(5)]
+    members = [model(f"m{i}", 10 * UNIT, 14 * UNIT, 6 * UNIT) for i in range(5)]
     original = model("original", 20 * UNIT, 30 * UNIT)
     return Residency(original, members, budget * UNIT, recorder.load, recorder.held), recorder
 
