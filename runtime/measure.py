@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pdtool.devices.memory import give_back, peak_bytes, reset_peak, resident_bytes, tune_malloc
+from pdtool.devices.memory import peak_bytes, reset_peak, resident_bytes, tune_malloc
 from pdtool.errors import InputError
 from pdtool.images import Size
 from pdtool.jsonform import decode, encode
