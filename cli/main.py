@@ -26,7 +26,7 @@ from pdtool.cli import (
 )
 from pdtool.cli.output import note
 from pdtool.devices.memory import keep_few_kernels
-from pdtool.errors import InputError, PdtoolError
+from pdtool.errors import GateError, InputError, PdtoolError
 from pdtool.extras import missing
 
 # Newer typers carry their own click: take the base of usage errors from the class that typer itself hands out.
@@ -108,6 +108,10 @@ def main() -> NoReturn:
     except PdtoolError as error:
         print(f"pdtool: {error}", file=sys.stderr)
         code = error.exit_code
+    except MemoryError as error:  # of the host or a GPU; its words say which, where it has any
+        said = " ".join(str(error).split()) or "not enough memory; close other programs or take smaller batches"
+        print(f"pdtool: {said}", file=sys.stderr)
+        code = GateError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 

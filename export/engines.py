@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,16 @@ def open_build(library: Library, options: BuildOptions) -> Iterator[PlanBuild]:
             session.close()
 
 
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """An export cannot do without a model, as a stream of frames can."""
+    try:
+        yield
+    except MemoryError as error:
+        raise GateError(" ".join(str(error).split()) or "not enough memory to load a plan") from None
+
+
+@_enough_memory()
 def export_plans(
     folder: Path,
     models: Sequence[BundleModel],
@@ -75,7 +85,8 @@ def export_plans(
     With a GPU, each plan is loaded, measured, and its labels for `images` (N, H, W, C) compared with those of its ONNX
     file; without one (TensorRT-RTX alone) the records' sizes and parity are null. `advance` is called after each file
     with the number of its models. Raises IntegrityError for a changed ONNX file, InputError where the parser
-    refuses one, GateError where a build fails or fewer than `min_agreement` of the labels agree.
+    refuses one, GateError where a build fails, the GPU has no room for an engine or fewer than `min_agreement` of the
+    labels agree.
     """
     trt, session, timing, records = build.trt, build.session, build.timing, []
     options = replace(build.options, precision=precision)
@@ -91,13 +102,10 @@ def export_plans(
             key = key_of(trt, session.memory.compute_capability, precision, file.sha256)
             with session.active():
                 plan, image = build_plan(trt, onnx, options, name=name, timing=timing)
-            engine = TensorRTEngine(session, plan, name=name)
-            try:
+            with closing(TensorRTEngine(session, plan, name=name)) as engine:
                 parity = None if images is None else _parity(engine, onnx, images, name, count, min_agreement)
                 gpu = session.memory.gpu
                 record = make_record(name, key, plan, image, options, gpu=gpu, engine=engine, parity=parity)
-            finally:
-                engine.close()
         store_plan(folder, record, plan)
         records.append(record)
         advance(count)
@@ -114,6 +122,7 @@ def plan_loader(build: PlanBuild, precision: Precision) -> Callable[[bytes], Eng
         return None
     options = replace(build.options, precision=precision)
 
+    @_enough_memory()
     def load(onnx: bytes) -> TensorRTEngine:
         with session.active():
             plan, _ = build_plan(build.trt, onnx, options, name="a member", timing=build.timing)
@@ -124,10 +133,9 @@ def plan_loader(build: PlanBuild, precision: Precision) -> Callable[[bytes], Eng
 
 def _parity(engine: TensorRTEngine, onnx: bytes, images: Images, name: str, models: int, least: float) -> Parity:
     """How the plan of a file of some models compares with its ONNX file, which the export has checked already."""
-    reference = OnnxEngine(onnx, name=name)
     pieces = [as_input(images[i : i + PIECE]) for i in range(0, len(images), PIECE)]
-    expected = np.concatenate([reference.run(piece) for piece in pieces])
-    reference.close()
+    with closing(OnnxEngine(onnx, name=name)) as reference:
+        expected = np.concatenate([reference.run(piece) for piece in pieces])
     came = np.concatenate([engine.run(piece) for piece in pieces])
     labels = [logits.reshape(len(logits), models, -1).argmax(axis=2) for logits in (expected, came)]
     agreement = float((labels[0] == labels[1]).mean())

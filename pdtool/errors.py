@@ -8,8 +8,8 @@
     ├── SourceLostError    6  a live source of frames went away
     └── IntegrityError     7  a file is not the one that was written (size, hash, digest)
 
-A message says what was expected, what came and what to do. Anything else that escapes is a bug and keeps
-its traceback (exit code 1).
+A message says what was expected, what came and what to do. Want of memory is Python's own MemoryError, and the
+command line ends with one line and 5. Anything else that escapes is a bug and keeps its traceback (exit code 1).
 """
 
 __all__ = [

@@ -39,7 +39,7 @@ def engine_loader(
     A plan is taken from the bundle's cache; where the cache has none for this GPU, TensorRT version, precision and
     ONNX file, it is built and stored (`build` False: refused). `options` are for such builds (None: batches up to the
     bundle's measured one). `note` is told of each build. The returned function raises IntegrityError (exit code 7) for
-    a damaged plan or one for another device, both keys shown; InputError where TensorRT refuses a file; GateError where
+    a damaged plan or one for another device, both keys shown; InputError where TensorRT refuses a file; MemoryError where
     the GPU's memory does not suffice.
     """
     options = options or _options(opened)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.errors import GateError, InputError
+from pdtool.errors import InputError
 from pdtool.runtime.plans import check_header
 from pdtool.runtime.tensorrt_module import library_of, logger_of, said
 from pdtool.runtime.tensorrt_session import TensorRTSession
@@ -38,7 +38,7 @@ class TensorRTEngine:
         """Load a plan's bytes, checked by `find_plan`; `name` is what errors call it.
 
         Raises IntegrityError for another version's plan, InputError with TensorRT's own words where it refuses the
-        plan, GateError where the GPU's memory does not suffice.
+        plan, MemoryError where the GPU's memory does not suffice.
         """
         self.name, self._session = name, session
         self._engine: Any = None
@@ -59,7 +59,11 @@ class TensorRTEngine:
         session.add(self)
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (N, classes) of a batch (N, C, H, W) of pixels in [0, 1]; more than the plan's largest in pieces."""
+        """Logits (N, classes) of a batch (N, C, H, W) of pixels in [0, 1]; more than the plan's largest in pieces.
+
+        Raises InputError for another batch and with TensorRT's words where it fails, MemoryError where the GPU has no
+        room for the buffers.
+        """
         if self._context is None:
             raise RuntimeError("this engine is closed")
         if batch.dtype != np.float32 or batch.shape[1:] != self._input.shape:
@@ -89,7 +93,7 @@ class TensorRTEngine:
         if self._engine is None:
             reason = said(trt)
             if "out of memory" in reason.lower():
-                raise GateError(f"{self.name}: the GPU has no room for the engine ({reason}); close other programs")
+                raise MemoryError(f"{self.name}: the GPU has no room for the engine ({reason}); close other programs")
             raise InputError(f"{self.name}: TensorRT refuses the plan ({reason}); delete it, it is built again")
         self._input, self._output = self._tensors()
         self.batch_min, self.batch_max = self._batches()
@@ -97,7 +101,7 @@ class TensorRTEngine:
         self.weights_bytes = _weights_bytes(trt, self._engine)
         self._context = _bare_context(trt, self._engine)
         if self._context is None:
-            raise GateError(
+            raise MemoryError(
                 f"{self.name}: TensorRT makes no context for the plan ({said(trt)}); free memory on the GPU"
             )
 

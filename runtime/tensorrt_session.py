@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pdtool.errors import GateError, MissingError
+from pdtool.errors import MissingError
 from pdtool.runtime.device_memory import DeviceMemory, IoBuffer, open_memory
 from pdtool.runtime.tensorrt_module import Library, find_tensorrt, logger_of, said
 
@@ -69,7 +69,7 @@ class TensorRTSession:
         """The shared buffers, at least so many bytes large; to be called while `active`.
 
         Engines call it when they are loaded, so that no frame waits for memory, and again before they run. A smaller
-        buffer is freed first, since both at once might not fit. Raises GateError where the GPU has not that much.
+        buffer is freed first, since both at once might not fit. Raises MemoryError where the GPU has not that much.
         """
         try:
             if not self._address or self._scratch_bytes < scratch:
@@ -81,7 +81,7 @@ class TensorRTSession:
                     self._free_io(i)
                     self._io[i] = self.memory.io(size)
         except MemoryError as error:
-            raise GateError(
+            raise MemoryError(
                 f"{name}: the GPU has no room for the buffers that its engine needs ({error}); close other programs or "
                 f"export with a smaller --batch-max"
             ) from None

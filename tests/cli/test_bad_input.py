@@ -361,3 +361,25 @@ def test_nothing_is_left_in_the_home_folder(workshop, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "m0: the GPU has no room for the engine (out of\nmemory)",
+            "m0: the GPU has no room for the engine (out of memory)",
+        ),
+        ("", "not enough memory; close other programs or take smaller batches"),
+    ],
+)
+def test_want_of_memory_is_one_line(workshop, said, line):
+    program = (
+        "import sys\nfrom pdtool.cli import main\nfrom pdtool.runtime import calibrate\n"
+        f"def full(*a, **k):\n    raise MemoryError({said!r})\n"
+        "calibrate.open_provider = full\n"
+        f"sys.argv = ['pdtool', 'calibrate', {str(workshop / 'bundle')!r}, '--data', 'digits']\nmain.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (5, f"pdtool: {line}")
+    assert "Traceback" not in done.stderr

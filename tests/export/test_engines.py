@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from pdtool.errors import GateError, IntegrityError
-from pdtool.export.engines import PlanBuild, export_plans, trtexec_line
+from pdtool.export.engines import PlanBuild, export_plans, plan_loader, trtexec_line
 from pdtool.runtime.build_plan import BuildOptions, build_plan
 from pdtool.runtime.bundle import open_bundle
 from pdtool.runtime.engine_loader import engine_loader
+from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.tensorrt_session import TensorRTSession
 from tests.runtime.fake_gpu import FakeMemory
 from tests.runtime.fake_tensorrt import LINES, FakeTensorRT
@@ -71,6 +72,33 @@ def test_plans_that_answer_otherwise_fail_the_export_and_are_not_kept(opened, se
     assert not (opened.folder / "engines").exists()
     assert session.trt.alive["engine"] == 0
     assert export(opened, session, images=images, min_agreement=0.0)[0].parity.label_agreement < 0.5
+
+
+def test_a_gpu_without_room_ends_an_export_and_leaves_no_engine(opened, session, images):
+    session.memory.total = 2**14
+    with pytest.raises(GateError, match="original: the GPU has no room"):
+        export(opened, session, images=images)
+    load = plan_loader(PlanBuild(session.trt, session, BuildOptions()), "fp32")
+    with pytest.raises(GateError, match="a member: the GPU has no room"):
+        load(opened.read(opened.bundle.original.file))
+    assert session.trt.alive["engine"] == 0
+
+
+def test_a_plan_without_a_reference_leaves_no_engine(opened, session, images, monkeypatch):
+    def no_memory(self, batch):
+        raise MemoryError("the reference: no memory to run")
+
+    def watched(self):
+        closed.append(self.name)
+        close(self)
+
+    closed: list[str] = []
+    close = OnnxEngine.close
+    monkeypatch.setattr(OnnxEngine, "run", no_memory)
+    monkeypatch.setattr(OnnxEngine, "close", watched)
+    with pytest.raises(GateError, match="the reference: no memory to run"):
+        export(opened, session, images=images)
+    assert "original" in closed and session.trt.alive["engine"] == 0
 
 
 def test_a_changed_file_is_not_built(opened, session):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pdtool.errors import GateError, InputError, IntegrityError, PdtoolError
+from pdtool.errors import InputError, IntegrityError, PdtoolError
 from pdtool.runtime.build_plan import BuildOptions, build_plan
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
@@ -219,9 +219,9 @@ def test_other_frames_are_refused(provider, make_onnx, batch):
 def test_a_full_gpu_is_one_line_and_harms_no_other_engine(make_onnx):
     tensor, onnx = Tensor("10.3", total=2**18), make_onnx(8)
     engine = tensor.load(onnx)
-    with pytest.raises(GateError, match=r"m1: the GPU has no room for the buffers that its engine needs"):
+    with pytest.raises(MemoryError, match=r"m1: the GPU has no room for the buffers that its engine needs"):
         tensor.load(onnx, name="m1", batch_max=512)
-    with pytest.raises(GateError, match=r"m2: the GPU has no room for the engine \(.*out of memory"):
+    with pytest.raises(MemoryError, match=r"m2: the GPU has no room for the engine \(.*out of memory"):
         tensor.load(make_onnx(64), name="m2")
     batch = images(3)
     np.testing.assert_allclose(engine.run(batch), expected(onnx, batch), rtol=1e-4, atol=1e-3)

@@ -106,6 +106,24 @@ def test_the_gpu_never_holds_more_than_the_budget(bundle, gpu):
     assert sessions[-1].memory.closed
 
 
+def test_a_full_gpu_leaves_frames_unscreened_and_the_stream_alive(bundle, gpu):
+    sessions = gpu("10.3")
+    calibrate(bundle, "tensorrt")
+    images = load_data("digits", SIZE, role="test", limit=12).images
+    with Screener.open(bundle, seed=3) as screener:
+        screener.screen(images[:1])
+        for member in screener.residency.members:  # a stream in which members are not loaded yet
+            if engine := screener.residency._engines.pop(member.file.path, None):
+                engine.close()
+        memory = sessions[-1].memory
+        memory.total = sum(block.nbytes for block in memory.blocks.values()) + memory.engine_bytes + 1000
+        came = screener.screen(images)
+        assert {verdict.verdict for verdict in came} == {"unscreened"}
+        assert all("the GPU has no room for the engine" in (verdict.reason or "") for verdict in came)
+        memory.total = 2**26
+        assert "unscreened" not in {verdict.verdict for verdict in screener.screen(images)}
+
+
 def test_a_calibration_holds_for_what_it_was_measured_with(bundle, gpu):
     gpu("10.3")
     calibrate(bundle, "tensorrt")
