@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+LARGEST = 2**62  # bytes; more is the same
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc's malloc.h
 
 
@@ -34,7 +35,7 @@ def parse_bytes(text: str | int) -> int:
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise UsageError(f"memory budget {text!r}: expected a size such as 64MiB, 1.5GiB or 50000000 (bytes)")
-    size = int(float(match[1]) * unit)
+    size = int(min(float(match[1]) * unit, LARGEST))
     if size <= 0:
         raise UsageError(f"memory budget {text!r}: expected more than 0 bytes")
     return size

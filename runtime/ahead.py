@@ -1,13 +1,15 @@
 """Load one engine on a thread of its own while others run."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pdtool.artifacts import BundleModel
-from pdtool.errors import PdtoolError
 from pdtool.runtime.engine import Engine
 
 __all__ = ["Ahead"]
+
+LOG = logging.getLogger(__name__)
 
 
 class Ahead:
@@ -33,11 +35,13 @@ class Ahead:
     def take(self) -> Engine | None:
         """The engine, waited for; None where loading it failed: whoever needs it loads it again and sees the error."""
         assert self._under_way is not None
-        (_, engine), self._under_way = self._under_way, None
+        engine: Engine | None = None
         try:
-            return engine.result()
-        except (PdtoolError, MemoryError, OSError):
-            return None
+            engine = self._under_way[1].result()
+        except Exception:  # also one that is a bug: the next load shows it
+            LOG.debug("loading %s ahead failed", self._under_way[0].id, exc_info=True)
+        self._under_way = None  # not before: a wait that Ctrl-C ends is gone on with when it is closed
+        return engine
 
     def close(self) -> None:
         """Wait for what is under way, close it and end the thread."""

@@ -20,6 +20,7 @@ from pdtool.runtime.execution import Execution, open_session
 __all__ = ["OnnxEngine"]
 
 LOG = logging.getLogger(__name__)
+FLOAT = "tensor(float)"
 SHRINK = "memory.enable_memory_arena_shrinkage"
 _open = 0  # engines of this process: the last one to close gives the shared scratch back
 _lock = threading.Lock()
@@ -78,7 +79,13 @@ class OnnxEngine:
             self._session._model_bytes = None
         self.name = name
         self.measured_bytes: int | None = None
-        given = self._session.get_inputs()[0]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != FLOAT or outputs[0].type != FLOAT:
+            raise InputError(
+                f"{name}: expected one input and one output of float32, got {[each.type for each in inputs]} and "
+                f"{[each.type for each in outputs]}; export it again"
+            )
+        given = inputs[0]
         self._input: str = given.name
         self._image = tuple(given.shape[1:])
         global _open
@@ -99,7 +106,8 @@ class OnnxEngine:
             logits: NDArray[np.float32] = session.run(None, {self._input: batch})[0]
         except Exception as error:
             _raise_if_memory(error, f"{self.name}: no memory to run {len(batch)} images")
-            raise
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.name}: ONNX Runtime cannot run the file ({reason}); export it again") from None
         return logits
 
     def shrink(self) -> None:
@@ -127,7 +135,10 @@ class OnnxEngine:
 
 def _raise_if_memory(error: Exception, what: str) -> None:
     """ONNX Runtime has no exception of its own for want of memory: its words say it."""
-    if any(words in str(error) for words in ("bad_alloc", "Failed to allocate memory", "Available memory of")):
+    if any(
+        words in str(error)
+        for words in ("bad_alloc", "Failed to allocate memory", "Available memory of", "out of memory")
+    ):
         raise MemoryError(what) from None
 
 

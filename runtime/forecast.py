@@ -6,18 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.artifacts import BundleModel
-from pdtool.runtime.residency import Residency
+from pdtool.runtime.residency import Residency, draw_order
 
 __all__ = ["expected_loads"]
 
 WARM = 200  # frames after which what can stay loaded is
 
 
-def expected_loads(residency: Residency, models_clean: Sequence[float], *, frames: int = 2000) -> float:
+def expected_loads(
+    residency: Residency, models_clean: Sequence[float], *, rotate: int | None = None, frames: int = 2000
+) -> float:
     """Loads a clean frame under the residency's budget and sizes, frames coming one by one, once it is warm.
 
     `models_clean`: the share of clean frames that ask exactly 1, 2, ... members. Counted over `frames` frames drawn
-    from it, with engines that do nothing.
+    from it, with engines that do nothing; the order is drawn anew every `rotate` frames.
     """
     rng = np.random.default_rng(0)
     shares = np.asarray(models_clean) / sum(models_clean)
@@ -27,6 +29,8 @@ def expected_loads(residency: Residency, models_clean: Sequence[float], *, frame
     for frame, asked in enumerate(rng.choice(len(shares), size=frames + WARM, p=shares) + 1):
         if frame == WARM:
             loads = played.counters.loads
+        if rotate is not None and frame > 0 and frame % rotate == 0:
+            played.set_order(draw_order(rng, played.members))
         for model in (played.original, *played.order[:asked]):
             played.engine(model)
     return (played.counters.loads - loads) / frames

@@ -4,8 +4,11 @@ Members are asked in a fixed order and the test stops early, so access is a pref
 furthest away is the last of the order. Least-recently-used would evict exactly the one needed next.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from pdtool.artifacts import BundleModel
 from pdtool.errors import GateError
@@ -13,9 +16,7 @@ from pdtool.runtime.ahead import Ahead
 from pdtool.runtime.engine import Engine
 from pdtool.runtime.need import need
 
-__all__ = ["Counters", "Residency"]
-
-NOISE = 2**19  # bytes; loading one file again and again takes up to 0.2 MiB more or less
+__all__ = ["Counters", "Residency", "draw_order"]
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Counters:
     ahead: int = 0  # of the loads, those that were under way or done when the engine was asked for
     evictions: int = 0
     peak_bytes: int = 0  # most ever reserved, scratch included
-    larger: int = 0  # models that took more than was recorded; what they took is reserved from then on
+    larger: int = 0  # files that take more here than the bundle says; what they take is reserved
 
 
 @dataclass
@@ -35,27 +36,24 @@ class Residency:
     """Loaded engines within `budget` bytes (None: no limit). The original is loaded first and stays.
 
     Space is reserved before a model is loaded: what is loaded + the new one + the scratch of runs and loads never
-    exceeds the budget. `load` turns a model into an engine; members that share a file share an engine. `held` gives the
-    process's memory in bytes, and a model that takes more than was recorded at export is reserved as measured (None:
-    what the engine measured itself, else the record). With `in_background`, the next member is loaded on a thread
-    while others run, where it fits (`prefetch`). Raises GateError where the budget can never hold the original and one
-    member. One thread uses a Residency.
+    exceeds the budget. `load` turns a model into an engine; members that share a file share an engine. With
+    `in_background`, the next member is loaded on a thread while others run, where it fits (`prefetch`). Raises
+    GateError where the budget can never hold the original and one member. One thread uses a Residency.
     """
 
     original: BundleModel
     members: Sequence[BundleModel]
     budget: int | None
     load: Callable[[BundleModel], Engine]
-    held: Callable[[], int | None] | None = None
     in_background: bool = False
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         self._engines: dict[str, Engine] = {}  # by file
-        self._known: set[str] = set()  # files whose size was measured here
         self._ahead = Ahead(lambda model: self.load(model))
         self._scratch = need(self.original, self.members).scratch
         self._size = {model.file.path: model.resident_bytes for model in (self.original, *self.members)}
+        self._sharing = Counter(model.file.path for model in (self.original, *self.members))
         self._check_budget()
         self.set_order(range(len(self.members)))
 
@@ -65,6 +63,10 @@ class Residency:
         self._rank = {model.file.path: rank for rank, model in reversed(list(enumerate(self.order)))}
         self._rank[self.original.file.path] = -1
         self._stays: int | None = None
+
+    def sharing(self, model: BundleModel) -> int:
+        """How many members its file holds."""
+        return self._sharing[model.file.path]
 
     def rank(self, model: BundleModel) -> int:
         """Where in the order its file is asked for first; -1 for the original."""
@@ -87,19 +89,15 @@ class Residency:
                 self.counters.ahead += 1
                 return self._engines[file]
         self._make_room(model)
-        engine, taken = self._load_measured(model)
-        self._known.add(file)
-        self._engines[file] = engine
+        engine = self._engines[file] = self.load(model)
         self.counters.loads += 1
-        if taken > self._size[file] + NOISE:
-            self._enlarge(model, taken)
         return engine
 
     def prefetch(self, after: int) -> None:
         """Begin to load the first member behind the first `after` of the order that is not resident, if it fits.
 
-        Only members that come later still are evicted for it, and only what was measured before is loaded so. Nothing
-        happens without a budget, where every member is loaded once, nor while another load is under way.
+        Only members that come later still are evicted for it. Nothing happens without a budget, where every member is
+        loaded once and stays, nor while another load is under way.
         """
         if not self.in_background or self.budget is None or self._ahead.model is not None:
             return
@@ -110,10 +108,9 @@ class Residency:
             return
         file = model.file.path
         later = sum(self._size[name] for name in self._engines if self._rank[name] > self._rank[file])
-        if file not in self._known or self.reserved - later + self._size[file] > self.budget:
+        if self.reserved - later + self._size[file] > self.budget:
             return
         self._make_room(model)
-        self.counters.loads += 1
         self._ahead.start(model)
 
     @property
@@ -136,6 +133,7 @@ class Residency:
 
     def close(self) -> None:
         """Close every engine; afterwards nothing is reserved."""
+        self._settle()
         self._ahead.close()
         for name in list(self._engines):
             self._engines.pop(name).close()
@@ -161,50 +159,17 @@ class Residency:
         model = self._ahead.model
         if model is not None and (engine := self._ahead.take()) is not None:
             self._engines[model.file.path] = engine
+            self.counters.loads += 1
 
     def _make_room(self, model: BundleModel) -> None:
         """Evict until the model fits, and write down the peak."""
         size = self._size[model.file.path]
         while self.budget is not None and max(self.reserved, self._scratch) + size > self.budget:
             self._evict()
-        self.counters.peak_bytes = max(self.counters.peak_bytes, max(self.reserved, self._scratch) + size)
-
-    def _load_measured(self, model: BundleModel) -> tuple[Engine, int]:
-        """The engine and the bytes that the process grew by.
-
-        Growth beyond the record is checked by a second load, and the smaller one counts: the first session of a
-        process also pays for the runtime's own machinery, and frames may arrive while a model is loaded.
-        """
-        before = self._held()
-        engine = self.load(model)
-        if engine.measured_bytes is not None:
-            return engine, engine.measured_bytes
-        taken = self._held() - before
-        if taken > self._size[model.file.path] + NOISE:
-            engine.close()
-            before = self._held()
-            engine = self.load(model)
-            taken = min(taken, self._held() - before)
-        return engine, taken
-
-    def _held(self) -> int:
-        """0 where nothing depends on it, or the system does not say: the records are then taken as they are."""
-        return (self.held() if self.held is not None and self.budget is not None else None) or 0
-
-    def _enlarge(self, model: BundleModel, taken: int) -> None:
-        """Reserve what a loaded model really takes; evict others until that fits."""
-        file = model.file.path
-        self.counters.larger += self._size[file] == model.resident_bytes  # counted once a model
-        self._size[file], self._stays = taken, None
-        self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved - self._scratch)
-        try:
-            self._check_budget()
-        except GateError:
-            self._engines.pop(file).close()
-            raise
-        while self.budget is not None and self.reserved > self.budget:
-            self._evict(keep=file)
-        self.counters.peak_bytes = max(self.counters.peak_bytes, self.reserved)
+        peak = max(self.reserved, self._scratch) + size
+        if model is self.original:  # loaded before anything runs
+            peak = max(peak, model.load_peak_bytes)
+        self.counters.peak_bytes = max(self.counters.peak_bytes, peak)
 
     def _check_budget(self) -> None:
         original = self._size[self.original.file.path]
@@ -213,16 +178,25 @@ class Residency:
         least = max(original + size + self._scratch, self.original.load_peak_bytes)
         if self.budget is not None and self.budget < least:
             larger = f"; {self.counters.larger} take more here than at export" if self.counters.larger else ""
+            what = f"the original ({original}), one file of members ({largest.file.path}: {size}) and the scratch of "
+            what += f"running and loading ({self._scratch})"
+            if least > original + size + self._scratch:
+                what = "the bytes, weights and temporaries of loading the original"
             raise GateError(
-                f"memory budget {self.budget} bytes is too small: the original ({original}), one member "
-                f"({largest.id}: {size}) and the scratch of running and loading ({self._scratch}) need {least} "
-                f"bytes{larger}; give at least that many"
+                f"memory budget {self.budget} bytes is too small: {what} need {least} bytes{larger}; give at least "
+                f"that many"
             )
 
-    def _evict(self, keep: str | None = None) -> None:
-        others = [name for name in self._engines if name not in (self.original.file.path, keep)]
-        if not others:  # what is being loaded takes the place
-            self._settle()
-            others = [name for name in self._engines if name not in (self.original.file.path, keep)]
+    def _evict(self) -> None:
+        others = [name for name in self._engines if name != self.original.file.path]
         self._engines.pop(max(others, key=self._rank.__getitem__)).close()
         self.counters.evictions += 1
+
+
+def draw_order(rng: np.random.Generator, members: Sequence[BundleModel]) -> list[int]:
+    """A random order of the members, by index, in which those of one file stay together."""
+    files: dict[str, list[int]] = {}
+    for i, member in enumerate(members):
+        files.setdefault(member.file.path, []).append(i)
+    groups = list(files.values())
+    return [int(i) for k in rng.permutation(len(groups)) for i in rng.permutation(groups[k])]

@@ -2,13 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from pdtool.artifacts import BundleModel
 from pdtool.calibration.table import CONTINUE, FLAG, table_of
 from pdtool.decisions import Calibration, Verdict
 from pdtool.devices.memory import parse_bytes
@@ -18,7 +19,8 @@ from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.forecast import expected_loads
 from pdtool.runtime.need import need
 from pdtool.runtime.providers import Provider, open_calibrated
-from pdtool.runtime.residency import Residency
+from pdtool.runtime.residency import Counters, Residency, draw_order
+from pdtool.runtime.sizes import measure_here
 from pdtool.runtime.sources import Frame
 from pdtool.runtime.waves import Answer, Late, TimeBudget, ask
 from pdtool.runtime.workers import Workers
@@ -74,10 +76,13 @@ class Screener:
         self._frames = 0
         self._pixels = np.empty((2, self._batch, *self._size), dtype=np.float32)  # a batch, and some frames of it
         self._workers = Workers(provider.workers, self._batch)
-        original, *members = provider.models
-        self.residency = Residency(
-            original, members, budget, provider.load, provider.held, in_background=provider.in_background
-        )
+        self._closed = False
+        self.residency = self._residency(provider.models, budget, 0)
+        if budget is not None and provider.held is not None:
+            models, larger = measure_here(
+                provider.models, provider.load, provider.held, self._workers, self._size, self._batch
+            )
+            self.residency = self._residency(models, budget, larger)
         self._draw_order()
 
     @classmethod
@@ -118,6 +123,9 @@ class Screener:
                 f"{bundle}: its calibration has {len(scales)} temperatures for {len(opened.bundle.members)} members; "
                 f"calibrate it again"
             )
+        gpu = opened.calibration.engines.split()[0]
+        if budget is not None and gpu in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
+            raise UsageError(f"{gpu} does not say what models take on the GPU: leave the memory budget out")
         provider = open_calibrated(opened, threads=threads, note=note)
         try:
             return cls(
@@ -144,7 +152,7 @@ class Screener:
             stays=self.residency.stays(),
             max_models=self._table.max_models,
             expected_models_clean=self.calibration.expected_models_clean,
-            expected_loads_clean=expected_loads(self.residency, self.calibration.models_clean),
+            expected_loads_clean=expected_loads(self.residency, self.calibration.models_clean, rotate=self._rotate),
         )
 
     def screen(self, images: Images | Iterable[Images], *, source: str = "memory") -> list[Verdict]:
@@ -169,6 +177,8 @@ class Screener:
 
     def screen_frames(self, frames: Iterable[Frame]) -> Iterator[Verdict]:
         """Verdicts for frames, in their order; a live frame is screened at once, others in batches."""
+        if self._closed:
+            raise RuntimeError("this screener is closed; open another one")
         waiting: list[Frame] = []
         spent = 0.0
         for frame in frames:
@@ -181,10 +191,13 @@ class Screener:
         yield from self._screen_batch(waiting, time.perf_counter() - spent)
 
     def close(self) -> None:
-        """Close every engine and what ran them."""
-        self.residency.close()
-        self._workers.close()
-        self.provider.close()
+        """Close every engine and what ran them; a closed screener cannot screen again."""
+        self._closed = True
+        try:
+            self.residency.close()
+        finally:
+            self._workers.close()
+            self.provider.close()
 
     def __enter__(self) -> "Screener":
         return self
@@ -194,14 +207,18 @@ class Screener:
     ) -> None:
         self.close()
 
+    def _residency(self, models: Sequence[BundleModel], budget: int | None, larger: int) -> Residency:
+        return Residency(
+            models[0],
+            models[1:],
+            budget,
+            self.provider.load,
+            in_background=self.provider.in_background,
+            counters=Counters(larger=larger),
+        )
+
     def _draw_order(self) -> None:
-        """A random order, in which the members of a pack stay together."""
-        pack = self.opened.bundle.pack
-        packs = [
-            range(i, min(i + pack, len(self.residency.members))) for i in range(0, len(self.residency.members), pack)
-        ]
-        order = [int(member) for k in self._rng.permutation(len(packs)) for member in self._rng.permutation(packs[k])]
-        self.residency.set_order(order)
+        self.residency.set_order(draw_order(self._rng, self.residency.members))
 
     def _fitted(self, frame: Frame) -> Frame:
         """The frame with its picture in the input's size, or without one and the reason why."""

@@ -1,5 +1,6 @@
 """What every model says of every image, from the bundle's own files: what calibration and evaluation count."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from pdtool.errors import InputError
 from pdtool.images import Images, as_input, size_of
 from pdtool.runtime.bundle import OpenBundle
 from pdtool.runtime.providers import Provider, open_provider
+from pdtool.runtime.waves import part_of
 from pdtool.runtime.workers import Workers
 
 __all__ = ["Votes", "collect_votes"]
@@ -88,7 +90,7 @@ def _logits(
 ) -> Iterator[NDArray[np.float32]]:
     """Logits (N, classes) of the original and of each member; a file that holds several members runs once."""
     classes, step = len(opened.bundle.classes), opened.bundle.measured_batch
-    workers = Workers(provider.workers, step)
+    workers, sharing = Workers(provider.workers, step), Counter(model.file.path for model in provider.models)
     file, said = "", np.zeros((0, classes), dtype=np.float32)
     try:
         for model in provider.models:
@@ -99,8 +101,8 @@ def _logits(
                     parts = [workers.run([engine], as_input(images[k : k + step]))[0] for k in starts]
                 finally:
                     engine.close()
-                said = np.concatenate(parts) if parts else np.zeros((0, opened.bundle.pack * classes), np.float32)
-            logits = said[:, model.part * classes : (model.part + 1) * classes]
+                said = np.concatenate(parts) if parts else np.zeros((0, sharing[file] * classes), np.float32)
+            logits = part_of(said, model, classes, sharing[file])
             if not np.isfinite(logits).all():
                 raise InputError(f"{model.id}: gives logits that are not finite; compress or export it again")
             advance(1)

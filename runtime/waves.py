@@ -16,9 +16,10 @@ from pdtool.errors import InputError, IntegrityError, UsageError
 from pdtool.runtime.residency import Residency
 from pdtool.runtime.workers import Workers
 
-__all__ = ["Answer", "Late", "TimeBudget", "ask"]
+__all__ = ["Answer", "Late", "TimeBudget", "ask", "part_of"]
 
 Late = Literal["unscreened", "decide"]
+TICK = 1e-6  # ms; what is equal but for a rounding of the clock is in time
 UNAVAILABLE = (InputError, IntegrityError, MemoryError)  # file gone, file changed, no memory: screening goes on
 
 
@@ -28,7 +29,8 @@ class TimeBudget:
     `unscreened`, or `decide`: the test's answer at that point (`Table.cut`), which no calibration vouches for.
 
     Members are not interrupted: the next one is not asked when it would end too late if it took as long as the slowest
-    so far. A budget below what the original takes is exceeded by the original alone.
+    so far; a frame whose last member took longer, because it had to be loaded for instance, is late, too. A budget
+    below what the original takes is exceeded by the original alone.
     """
 
     ms: float
@@ -98,7 +100,7 @@ def ask(
         now = time.perf_counter()
         slowest, wave = max(slowest, now - wave), now
         takes = 0.0 if models.know(member) else slowest
-        if budget is not None and 1e3 * (now - started + takes) > budget.ms:
+        if budget is not None and 1e3 * (now - started + takes) > budget.ms + TICK:
             for i in undecided:
                 answers[i].late, answers[i].used = True, n - 1
             if budget.late == "decide" and n > 1:
@@ -122,7 +124,14 @@ def ask(
         for i, vote in zip(undecided[finite], votes[finite], strict=True):
             answers[i].votes[vote] += 1
         decisions = table.decide(n, total[undecided], said)
-        _settle(answers, undecided, decisions, n, changes, total, 1e3 * (time.perf_counter() - started))
+        elapsed = 1e3 * (time.perf_counter() - started)
+        if budget is not None and elapsed > budget.ms + TICK:  # the member took longer than was foreseen
+            for i in undecided[decisions != CONTINUE]:
+                answers[i].late, answers[i].used = True, n
+            if budget.late == "unscreened":
+                undecided = undecided[decisions == CONTINUE]
+                continue
+        _settle(answers, undecided, decisions, n, changes, total, elapsed)
         undecided = undecided[decisions == CONTINUE]
     residency.prefetch(0)
     return answers
@@ -175,9 +184,17 @@ class _Models:
         asked, logits = said
         if len(asked) > len(rows):
             logits = logits[np.searchsorted(asked, rows)]
-        if logits.shape[1] > self._classes:  # a pack's: the members' side by side
-            logits = logits[:, model.part * self._classes : (model.part + 1) * self._classes]
-        return logits
+        return part_of(logits, model, self._classes, self._residency.sharing(model))
+
+
+def part_of(logits: NDArray[np.float32], model: BundleModel, classes: int, sharing: int) -> NDArray[np.float32]:
+    """The model's logits (N, classes) among its file's (N, sharing x classes), those of a pack's members side by side.
+
+    Raises InputError where the file gives another number of answers.
+    """
+    if logits.ndim != 2 or logits.shape[1] != sharing * classes:
+        raise InputError(f"{model.id}: its file gives {logits.shape[1:]} answers, expected ({sharing * classes},)")
+    return logits[:, model.part * classes : (model.part + 1) * classes]
 
 
 def _settle(

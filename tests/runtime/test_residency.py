@@ -1,5 +1,8 @@
 """Residency with recording engines: order of loads, the budget, and what is given back."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +12,7 @@ from pdtool.artifacts import BundleModel, FileEntry, Parity
 from pdtool.errors import GateError, InputError
 from pdtool.runtime.forecast import expected_loads
 from pdtool.runtime.need import need
-from pdtool.runtime.residency import Residency
+from pdtool.runtime.residency import Residency, draw_order
 
 
 class Recorder:
@@ -139,6 +142,33 @@ def test_the_budget_holds_for_any_sizes_depths_and_orders(sizes, spare, depths, 
     assert recorder.open == {}
 
 
+@pytest.mark.parametrize("rotate", [1, 7])
+def test_expected_loads_of_an_order_drawn_again_and_again(rotate):
+    shares, rng = (0.2, 0.3, 0.1, 0.0, 0.2, 0.0, 0.1, 0.1), np.random.default_rng(11)
+    residency = residency_of(8, 70, Recorder().load)
+    loads = 0
+    for frame, depth in enumerate(rng.choice(8, size=3000, p=shares) + 1):
+        if frame == 200:
+            loads = residency.counters.loads
+        if frame % rotate == 0:
+            residency.set_order(draw_order(rng, residency.members))
+        scan(residency, 1, depth)
+    real = (residency.counters.loads - loads) / 2800
+    assert expected_loads(residency, shares, rotate=rotate) == pytest.approx(real, rel=0.1)
+    assert rotate > 1 or expected_loads(residency, shares) < 0.8 * real
+
+
+def test_the_members_of_a_file_stay_together_in_every_order():
+    members = [replace(model(f"m{i}"), file=model(f"p{i // 3}").file, part=i % 3) for i in range(8)]
+    orders = [draw_order(np.random.default_rng(seed), members) for seed in range(20)]
+    for order in orders:
+        assert sorted(order) == list(range(8))
+        assert [k for k, g in itertools.groupby(order, key=lambda i: i // 3)] in [
+            list(p) for p in itertools.permutations(range(3))
+        ]
+    assert len({tuple(order) for order in orders}) > 10
+
+
 def test_expected_loads_are_those_of_real_frames():
     shares = (0.5, 0.2, 0.1, 0.0, 0.1, 0.0, 0.0, 0.1)
     for budget in (None, 110, 70, 40):
@@ -175,11 +205,11 @@ def test_after_a_deep_frame_the_first_one_missing_is_loaded_before_it_is_asked_f
     recorder = Recorder()
     residency = ahead_of(8, 70, recorder)  # three stay, one place cycles
     frame(residency, 8)
-    loads = residency.counters.loads
+    loads, ahead = residency.counters.loads, residency.counters.ahead
     for _ in range(5):
         frame(residency, 4)  # the fourth lies in the place since the frame before
-    assert residency.counters.loads == loads  # it was counted when it was begun
-    assert residency.counters.ahead == 1
+    assert residency.counters.loads == loads + 1
+    assert residency.counters.ahead == ahead + 1
     residency.close()
     assert recorder.open == {}
     assert residency.reserved == 0
@@ -258,67 +288,3 @@ def test_a_load_ahead_that_fails_is_told_to_whoever_needs_the_model():
     frame(residency, 8)
     residency.close()
     assert recorder.open == {} and residency.reserved == 0
-
-
-# -- measured after loading
-
-UNIT = 2**20  # the sizes above, in steps that stand out of the noise of a process
-
-
-class Growing(Recorder):
-    """A process in which models take what `takes` says, once `accident` more at the first load."""
-
-    def __init__(self, takes, accident=0):
-        super().__init__()
-        self.takes, self.accident, self.base = takes, accident, 7 * UNIT
-
-    def load(self, model):
-        self.base += self.accident
-        self.accident = 0
-        return super().load(model)
-
-    def held(self):
-        return self.base + sum(self.takes.get(name, m.resident_bytes) for name, m in self.open.items())
-
-
-def growing_residency(budget, takes, **more):
-    recorder = Growing({name: size * UNIT for name, size in takes.items()}, **more)
-    members = [model(f"m{i}", 10 * UNIT, 14 * UNIT, 6 * UNIT) for i in range(5)]
-    original = model("original", 20 * UNIT, 30 * UNIT)
-    return Residency(original, members, budget * UNIT, recorder.load, recorder.held), recorder
-
-
-def test_a_model_that_takes_more_than_recorded_is_reserved_as_measured():
-    residency, process = growing_residency(70, {"m2": 25})  # planned: scratch 10, original 20, four members
-    assert residency.stays() == 3
-    for _ in range(3):
-        for member in (residency.original, *residency.order):
-            residency.engine(member)
-            assert process.held() - process.base <= (70 - 10) * UNIT
-    assert residency.counters.larger == 1
-    assert residency.stays() == 1  # room must remain for m2
-    assert residency.counters.evictions > 0
-    assert process.loads.count("m2") == 1 + residency.counters.loads - (len(process.loads) - process.loads.count("m2"))
-
-
-def test_what_fits_as_recorded_is_loaded_once_and_nothing_is_said():
-    residency, process = growing_residency(80, {"m2": 10.4, "m3": 3})
-    scan(residency, 3, 5)
-    assert process.loads == ["original", "m0", "m1", "m2", "m3", "m4"]
-    assert residency.counters.larger == 0 and residency.counters.evictions == 0
-
-
-def test_growth_that_a_second_load_does_not_show_is_not_the_models():
-    residency, process = growing_residency(80, {}, accident=30 * UNIT)
-    scan(residency, 2, 5)
-    assert process.loads == ["original", "original", "m0", "m1", "m2", "m3", "m4"]
-    assert residency.counters.larger == 0 and residency.counters.evictions == 0
-
-
-@pytest.mark.parametrize("name, need", [("original", 61 + 10 + 10), ("m1", 20 + 61 + 10)])
-def test_a_model_that_turns_out_not_to_fit_ends_the_screening(name, need):
-    residency, _ = growing_residency(80, {name: 61})
-    with pytest.raises(GateError, match=rf"too small.*need {need * UNIT} bytes; 1 take more here than at export"):
-        scan(residency, 1, 5)
-    residency.close()
-    assert residency.reserved == 0

@@ -95,6 +95,37 @@ def test_no_member_is_begun_that_would_end_too_late(clock):
     assert clock.now == pytest.approx(100.015)
 
 
+@pytest.mark.parametrize("late", ["unscreened", "decide"])
+def test_a_member_slower_than_foreseen_is_late_and_said_to_be(clock, late):
+    came = answers(clock, [ALL, NONE], TimeBudget(19, late), ms=(4, 5, 5, 6, 5))  # the third ends at 20
+    for answer, decided in zip(came, (FLAG, CLEAR), strict=True):
+        assert answer.late and answer.used == 3
+        assert answer.decision == (CONTINUE if late == "unscreened" else decided)
+
+
+def test_a_slow_load_makes_the_frame_late_and_not_the_next_one(clock):
+    residency = Residency(model("original"), [model(f"m{k}") for k in range(4)], None, lambda m: None)  # type: ignore[arg-type,return-value]
+
+    def load(wanted):
+        clock.now += 0.02
+        return Says(clock, int(wanted.id[1:]) if wanted.id != "original" else -1, 1)
+
+    residency.load = load
+    batch = np.array([ALL], dtype=np.float32).reshape(-1, 1, 1, 1)
+    said = []
+    for _ in range(5):
+        came = ask(batch, residency, TABLE, classes=2, scales=None, started=clock.now, budget=TimeBudget(25))
+        said.append((came[0].late, came[0].used, came[0].decision))
+    # 21 ms for the original, and no time for a member that took as long; then one is loaded a frame, the last one in time
+    assert said == [
+        (True, 0, CONTINUE),
+        (True, 1, CONTINUE),
+        (True, 2, CONTINUE),
+        (False, 3, FLAG),
+        (False, 3, FLAG),
+    ]
+
+
 def test_the_original_alone_may_be_too_slow(clock):
     for late in ("unscreened", "decide"):
         came = answers(clock, [ALL], TimeBudget(3, late))
