@@ -69,6 +69,7 @@ def screen(
         threads=threads,
         latency_ms=latency_ms,
         late="decide" if late == "decide" else "unscreened",
+        build=not dry_run,
         note=note,
     ) as screener:
         plan = screener.plan()

@@ -17,9 +17,10 @@ from pdtool.files import read_checked
 from pdtool.images import Images, as_input
 from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
 from pdtool.runtime.engine import Engine
-from pdtool.runtime.engine_loader import key_of, make_record, store_plan
+from pdtool.runtime.engine_loader import key_of, make_record
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
+from pdtool.runtime.plan_cache import store_plan
 from pdtool.runtime.plans import PlanRecord
 from pdtool.runtime.tensorrt_module import Library, find_tensorrt, library_of
 from pdtool.runtime.tensorrt_session import TensorRTSession, open_session

@@ -1,13 +1,17 @@
 """TensorRT engines of a bundle: from its cache of plans, built from the ONNX file where the cache has none.
 
 session = open_session("tensorrt")        # MissingError: no TensorRT or GPU here, run the ONNX files instead
-build_missing(opened, session)            # before the first frame: builds take memory and minutes
-load = engine_loader(opened, session)     # a `BundleModel` -> a loaded engine: what `Residency` calls
+cache = PlanCache(opened.folder)
+build_missing(opened, session, cache)     # before the first frame: builds take memory and minutes
+records = measured_records(opened, session, cache)
+load = engine_loader(opened, session, cache)  # a `BundleModel` -> a loaded engine: what `Residency` calls
 ...
 session.close()                           # after the engines
+cache.close()
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,56 +19,37 @@ from typing import Any
 from pdtool.artifacts import BundleModel, Parity, entry_of
 from pdtool.devices.catalogue import Precision
 from pdtool.errors import InputError
-from pdtool.files import write_atomic, write_error
 from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
-from pdtool.runtime.bundle import OpenBundle, pretty
+from pdtool.runtime.bundle import OpenBundle
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
-from pdtool.runtime.plans import ANY_GPU, ENGINES, EngineKey, PlanRecord, find_plan, foreign, plans_of, read_header
+from pdtool.runtime.plan_cache import PlanCache
+from pdtool.runtime.plans import ANY_GPU, ENGINES, EngineKey, PlanRecord, foreign, plans_of, read_header
 from pdtool.runtime.tensorrt_module import library_of
 from pdtool.runtime.tensorrt_session import TensorRTSession
 
-__all__ = ["build_missing", "engine_loader", "key_of", "make_record", "plan_id", "store_plan"]
+__all__ = ["build_missing", "engine_loader", "key_of", "make_record", "measured_records", "plan_id"]
 
 
 def engine_loader(
-    opened: OpenBundle,
-    session: TensorRTSession,
-    *,
-    options: BuildOptions | None = None,
-    build: bool = True,
-    note: Callable[[str], None] = lambda text: None,
+    opened: OpenBundle, session: TensorRTSession, cache: PlanCache
 ) -> Callable[[BundleModel], TensorRTEngine]:
     """What loads a bundle's models as TensorRT engines, for `Residency.load`.
 
-    A plan is taken from the bundle's cache; where the cache has none for this GPU, TensorRT version, precision and
-    ONNX file, it is built and stored (`build` False: refused). `options` are for such builds (None: batches up to the
-    bundle's measured one). `note` is told of each build. The returned function raises IntegrityError (exit code 7) for
-    a damaged plan or one for another device, both keys shown; InputError where TensorRT refuses a file; MemoryError where
-    the GPU's memory does not suffice.
+    The cache must hold a plan for this GPU, TensorRT version, precision and ONNX file: no frame can wait for a build.
+
+    The returned function raises IntegrityError (exit code 7) for a damaged plan or where there are those of another
+    device alone, both keys shown; InputError where there is none or TensorRT refuses it; MemoryError where the GPU's
+    memory does not suffice.
     """
-    options = options or _options(opened)
-    timing = TimingCache()
 
     def load(model: BundleModel) -> TensorRTEngine:
-        key = key_of(session.trt, session.memory.compute_capability, opened.bundle.precision, model.file.sha256)
-        found = find_plan(opened.folder, plan_id(model), key)
+        key = _key(opened, session, model)
+        found = cache.find(plan_id(model), key)
         if found is not None:
             return TensorRTEngine(session, found[1], name=model.id)
-        if not build:
-            for other in plans_of(opened.folder, plan_id(model)):
-                raise foreign(model.id, other, key)
-            raise InputError(f"{model.id}: {opened.folder} holds no plan {key}; let pdtool build it on this device")
-        note(f"building the plan of {model.id} for {key}")
-        wanted = replace(options, precision=opened.bundle.precision)
-        with session.active():
-            plan, image = build_plan(session.trt, opened.read(model.file), wanted, name=model.id, timing=timing)
-        engine = TensorRTEngine(session, plan, name=model.id)
-        record = make_record(plan_id(model), key, plan, image, wanted, gpu=session.memory.gpu, engine=engine)
-        try:
-            store_plan(opened.folder, record, plan)
-        except InputError as error:  # a bundle on a read-only disk works, it builds at every start
-            note(f"the plan of {model.id} is not kept: {error}")
-        return engine
+        for other in plans_of(opened.folder, plan_id(model)):
+            raise foreign(model.id, other, key)
+        raise InputError(f"{model.id}: {opened.folder} holds no plan {key}; start again, what lacks is built then")
 
     return load
 
@@ -72,6 +57,7 @@ def engine_loader(
 def build_missing(
     opened: OpenBundle,
     session: TensorRTSession,
+    cache: PlanCache,
     *,
     models: Sequence[BundleModel] | None = None,
     options: BuildOptions | None = None,
@@ -79,15 +65,49 @@ def build_missing(
 ) -> int:
     """Build and store what the cache lacks (of `models`, None: all), one engine loaded at a time; returns how many.
 
-    Errors as `engine_loader`'s.
+    `options` None: batches up to the bundle's measured one; `note` is told of each build. Raises IntegrityError for a
+    damaged plan or ONNX file, InputError where TensorRT refuses a file or no disk takes a plan, GateError where a build
+    fails, MemoryError where the GPU has no room for an engine.
     """
-    load, built = engine_loader(opened, session, options=options, note=note), 0
+    wanted = replace(options or _options(opened), precision=opened.bundle.precision)
+    timing, built = TimingCache(), 0
     for model in models if models is not None else opened.models:
-        key = key_of(session.trt, session.memory.compute_capability, opened.bundle.precision, model.file.sha256)
-        if find_plan(opened.folder, plan_id(model), key) is None:
-            load(model).close()
-            built += 1
+        key = _key(opened, session, model)
+        if cache.find(plan_id(model), key) is not None:
+            continue
+        note(f"building the plan of {model.id} for {key}")
+        with session.active():
+            plan, image = build_plan(session.trt, opened.read(model.file), wanted, name=model.id, timing=timing)
+        with closing(TensorRTEngine(session, plan, name=model.id)) as engine:
+            record = make_record(plan_id(model), key, plan, image, wanted, gpu=session.memory.gpu, engine=engine)
+        cache.store(record, plan)
+        built += 1
     return built
+
+
+def measured_records(
+    opened: OpenBundle, session: TensorRTSession, cache: PlanCache, *, store: bool = True
+) -> dict[str, PlanRecord]:
+    """Path of an ONNX file -> what its plan takes on this GPU; files without a plan are left out.
+
+    A plan that was built without a GPU is loaded and measured, and its record completed (`store`). Errors as those of
+    the function that `engine_loader` returns.
+    """
+    records: dict[str, PlanRecord] = {}
+    for model in opened.models:
+        if model.file.path in records:  # of a pack
+            continue
+        found = cache.find(plan_id(model), _key(opened, session, model))
+        if found is None:
+            continue
+        record, plan = found
+        if record.device_memory_bytes is None or record.measured_bytes is None:
+            with closing(TensorRTEngine(session, plan, name=model.id)) as engine:
+                record = _measured(record, engine)
+            if store:
+                cache.renew(record)
+        records[model.file.path] = record
+    return records
 
 
 def plan_id(model: BundleModel) -> str:
@@ -120,7 +140,7 @@ def make_record(
 ) -> PlanRecord:
     """What lies beside a plan; `engine` is the plan loaded once, None where there is no GPU: sizes not measured."""
     header = read_header(plan, name=model)
-    return PlanRecord(
+    record = PlanRecord(
         model=model,
         key=key,
         plan=entry_of(f"{ENGINES}/{key.folder}/{model}.plan", plan),
@@ -130,22 +150,25 @@ def make_record(
         batch_min=options.batch_min,
         batch_opt=options.batch_opt,
         batch_max=options.batch_max,
-        device_memory_bytes=engine.scratch_bytes if engine else None,
-        weights_bytes=engine.weights_bytes if engine else None,
-        measured_bytes=engine.measured_bytes if engine else None,
+        device_memory_bytes=None,
+        weights_bytes=None,
+        measured_bytes=None,
         parity=parity,
+    )
+    return record if engine is None else _measured(record, engine)
+
+
+def _measured(record: PlanRecord, engine: TensorRTEngine) -> PlanRecord:
+    return replace(
+        record,
+        device_memory_bytes=engine.scratch_bytes,
+        weights_bytes=engine.weights_bytes,
+        measured_bytes=engine.measured_bytes,
     )
 
 
-def store_plan(folder: Path, record: PlanRecord, plan: bytes) -> None:
-    """Put a plan into the bundle's cache: the plan, then its record. Raises InputError where the disk refuses."""
-    path = folder / record.plan.path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path.parent, error) from error
-    write_atomic(path, plan)
-    write_atomic(path.with_suffix(".json"), pretty(record))
+def _key(opened: OpenBundle, session: TensorRTSession, model: BundleModel) -> EngineKey:
+    return key_of(session.trt, session.memory.compute_capability, opened.bundle.precision, model.file.sha256)
 
 
 def _options(opened: OpenBundle) -> BuildOptions:

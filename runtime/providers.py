@@ -17,10 +17,11 @@ from pdtool.images import size_of
 from pdtool.runtime.build_plan import BuildOptions
 from pdtool.runtime.bundle import OpenBundle
 from pdtool.runtime.engine import Engine
-from pdtool.runtime.engine_loader import build_missing, engine_loader, key_of, plan_id
+from pdtool.runtime.engine_loader import build_missing, engine_loader, measured_records
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.execution import Execution
-from pdtool.runtime.plans import ENGINES, PlanRecord, find_plan
+from pdtool.runtime.plan_cache import PlanCache
+from pdtool.runtime.plans import ENGINES, PlanRecord
 from pdtool.runtime.tensorrt_module import Library
 from pdtool.runtime.tensorrt_session import TensorRTSession, open_session
 
@@ -57,44 +58,67 @@ def open_provider(
     backend: Backend,
     *,
     threads: int | None = None,
+    build: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Provider:
     """The provider of a backend; `threads` of the CPU (None: all that this process may use).
 
-    With TensorRT, plans that the bundle's cache lacks are built now; `note` is told of each. Raises MissingError where
-    a library or the GPU is missing, and what `engine_loader` raises.
+    With TensorRT, plans that the bundle's cache lacks are built now, none later; `note` is told of each. Without
+    `build`, nothing is built or written: `note` is told how many lack, and models without a plan are said to take what
+    they take in ONNX Runtime. Raises MissingError where a library or the GPU is missing, and what `build_missing` and
+    `measured_records` raise.
     """
-    if backend == "tensorrt" or backend == "tensorrt-rtx":
-        session = open_session(backend)
-        try:
-            return _tensorrt(opened, session, backend, note)
-        except BaseException:
-            session.close()
-            raise
-    return _onnxruntime(opened, backend, threads or len(os.sched_getaffinity(0)))
+    return _open(opened, backend, threads, build, note, None)
 
 
 def open_calibrated(
-    opened: OpenBundle, *, threads: int | None = None, note: Callable[[str], None] = lambda text: None
+    opened: OpenBundle,
+    *,
+    threads: int | None = None,
+    build: bool = True,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Provider:
-    """The provider that the bundle's calibration was measured with.
+    """The provider that the bundle's calibration was measured with; the rest as `open_provider`.
 
-    Raises MissingError where it is missing here, IntegrityError where it is another version or GPU.
+    Raises MissingError where it is missing here, IntegrityError where it is another version or GPU, before anything is
+    built for that.
     """
     assert opened.calibration is not None
     measured = opened.calibration.engines
     hint = f"calibrate on this device: pdtool calibrate {opened.folder} --data CLEAN_IMAGES --backend onnxruntime"
     try:
-        provider = open_provider(opened, _backend_of(measured), threads=threads, note=note)
+        return _open(opened, _backend_of(measured), threads, build, note, measured)
     except MissingError as error:
         raise MissingError(f"the calibration was measured with {measured}: {error}; or {hint}") from None
-    if provider.engines != measured:
-        provider.close()
+
+
+def _open(
+    opened: OpenBundle,
+    backend: Backend,
+    threads: int | None,
+    build: bool,
+    note: Callable[[str], None],
+    measured: str | None,
+) -> Provider:
+    """`measured`: what a calibration was measured with, None where there is none to keep to."""
+    if backend == "tensorrt" or backend == "tensorrt-rtx":
+        session = open_session(backend)
+        try:
+            _check_engines(opened, _engines(session, backend), measured)
+            return _tensorrt(opened, session, backend, build, note)
+        except BaseException:
+            session.close()
+            raise
+    _check_engines(opened, backend, measured)
+    return _onnxruntime(opened, backend, threads or len(os.sched_getaffinity(0)))
+
+
+def _check_engines(opened: OpenBundle, engines: str, measured: str | None) -> None:
+    if measured is not None and engines != measured:
         raise IntegrityError(
-            f"{opened.folder}: its calibration was measured with {measured}, here runs {provider.engines}; calibrate "
-            f"on this device"
+            f"{opened.folder}: its calibration was measured with {measured}, here runs {engines}; calibrate on this "
+            f"device"
         )
-    return provider
 
 
 def _backend_of(engines: str) -> Backend:
@@ -128,35 +152,55 @@ def _onnxruntime(opened: OpenBundle, execution: Execution, cores: int) -> Provid
     )
 
 
-def _tensorrt(opened: OpenBundle, session: TensorRTSession, library: Library, note: Callable[[str], None]) -> Provider:
-    build_missing(opened, session, note=note)
-    capability = session.memory.compute_capability
-    models = []
-    for model in opened.models:
-        key = key_of(session.trt, capability, opened.bundle.precision, model.file.sha256)
-        found = find_plan(opened.folder, plan_id(model), key)
-        models.append(
-            model if found is None else _as_recorded(model, found[0], opened.bundle.pack * len(opened.bundle.classes))
-        )
+def _engines(session: TensorRTSession, library: Library) -> str:
     version = f"{library} {session.trt.__version__}"
+    return version if library == "tensorrt-rtx" else f"{version} cc{session.memory.compute_capability}"
+
+
+def _tensorrt(
+    opened: OpenBundle, session: TensorRTSession, library: Library, build: bool, note: Callable[[str], None]
+) -> Provider:
+    cache = PlanCache(opened.folder, note)
+    answers = opened.bundle.pack * len(opened.bundle.classes)
+    try:
+        if build:
+            build_missing(opened, session, cache, note=note)
+        records = measured_records(opened, session, cache, store=build)
+    except BaseException:
+        cache.close()
+        raise
+    files = {model.file.path for model in opened.models}
+    if lacking := len(files - set(records)):
+        note(
+            f"{lacking} of {len(files)} plans for {_engines(session, library)} lack and are built first when frames "
+            f"come; until then, what their models take is ONNX Runtime's"
+        )
+
+    def close() -> None:
+        session.close()
+        cache.close()
+
     return Provider(
-        engines=version if library == "tensorrt-rtx" else f"{version} cc{capability}",
-        models=tuple(models),
-        load=engine_loader(opened, session, note=note),
+        engines=_engines(session, library),
+        models=tuple(
+            _as_recorded(model, records[model.file.path], answers) if model.file.path in records else model
+            for model in opened.models
+        ),
+        load=engine_loader(opened, session, cache),
         held=None,
         workers=1,  # they share one scratch buffer
         in_background=False,  # loading would hold the GPU while frames wait
-        close=session.close,
+        close=close,
     )
 
 
 def _as_recorded(model: BundleModel, record: PlanRecord, answers: int) -> BundleModel:
-    """The model with what its plan takes on the GPU. A plan that was never loaded takes about its own size."""
-    resident = record.plan.bytes if record.measured_bytes is None else record.measured_bytes
+    """The model with what its plan takes on the GPU."""
+    assert record.measured_bytes is not None and record.device_memory_bytes is not None  # by `measured_records`
     one = ITEM * (math.prod(record.input_shape) + answers)  # the input and output buffers of an image
     return replace(
         model,
-        resident_bytes=resident,
-        load_peak_bytes=resident + record.plan.bytes,  # the file's bytes, while TensorRT reads them
-        run_bytes=(record.device_memory_bytes or 0) + record.batch_max * one,
+        resident_bytes=record.measured_bytes,
+        load_peak_bytes=record.measured_bytes + record.plan.bytes,  # the file's bytes, while TensorRT reads them
+        run_bytes=record.device_memory_bytes + record.batch_max * one,
     )

@@ -96,6 +96,7 @@ class Screener:
         threads: int | None = None,
         latency_ms: float | None = None,
         late: Late = "unscreened",
+        build: bool = True,
         note: Callable[[str], None] = lambda text: None,
     ) -> "Screener":
         """Open and verify a bundle folder for screening, with the engines that its calibration was measured with.
@@ -104,9 +105,10 @@ class Screener:
         hold at any moment. `seed` fixes the order in which members are asked; None draws a secret one. `rotate`
         draws a new order every so many frames. `latency_ms` is the time budget of a frame, `late` what becomes of one
         that needs longer (`pdtool.runtime.waves.TimeBudget`). `threads` of the CPU are used (None: all that the process
-        may use); `note` is told of TensorRT plans that are built first. Raises InputError (no bundle, not calibrated),
-        IntegrityError (changed files, other engines than the calibration's), MissingError (those engines are not
-        here), GateError (budget too small), UsageError (bad values).
+        may use). `note` is told of TensorRT plans that are built first; without `build`, which is for `plan` alone, of
+        how many lack, and nothing is written. Raises InputError (no bundle, not calibrated), IntegrityError (changed
+        files, other engines than the calibration's), MissingError (those engines are not here), GateError (budget too
+        small), UsageError (bad values).
         """
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         time_budget = None if latency_ms is None else TimeBudget(latency_ms, late)
@@ -126,7 +128,7 @@ class Screener:
         gpu = opened.calibration.engines.split()[0]
         if budget is not None and gpu in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
             raise UsageError(f"{gpu} does not say what models take on the GPU: leave the memory budget out")
-        provider = open_calibrated(opened, threads=threads, note=note)
+        provider = open_calibrated(opened, threads=threads, build=build, note=note)
         try:
             return cls(
                 opened,

@@ -12,6 +12,7 @@ from pdtool.runtime.build_plan import BuildOptions, build_plan
 from pdtool.runtime.bundle import open_bundle
 from pdtool.runtime.engine_loader import engine_loader
 from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.plan_cache import PlanCache
 from pdtool.runtime.tensorrt_session import TensorRTSession
 from tests.runtime.fake_gpu import FakeMemory
 from tests.runtime.fake_tensorrt import LINES, FakeTensorRT
@@ -59,7 +60,7 @@ def test_each_plan_is_measured_and_compared_with_its_file(opened, session, image
 def test_a_device_takes_the_exported_plans_and_builds_none(opened, session):
     export(opened, session)
     before = session.trt.events.count("build")
-    load = engine_loader(opened, session, build=False)
+    load = engine_loader(opened, session, PlanCache(opened.folder))
     for model in opened.models:
         load(model).close()
     assert session.trt.events.count("build") == before == len(opened.models)
@@ -79,6 +80,7 @@ def test_a_gpu_without_room_ends_an_export_and_leaves_no_engine(opened, session,
     with pytest.raises(GateError, match="original: the GPU has no room"):
         export(opened, session, images=images)
     load = plan_loader(PlanBuild(session.trt, session, BuildOptions()), "fp32")
+    assert load is not None
     with pytest.raises(GateError, match="a member: the GPU has no room"):
         load(opened.read(opened.bundle.original.file))
     assert session.trt.alive["engine"] == 0

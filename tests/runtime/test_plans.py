@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pdtool.errors import InputError, IntegrityError
-from pdtool.files import sha256_bytes
+from pdtool.files import sha256_bytes, write_atomic
 from pdtool.images import as_input
+from pdtool.runtime import plan_cache
 from pdtool.runtime.bundle import open_bundle
-from pdtool.runtime.engine_loader import build_missing, engine_loader
+from pdtool.runtime.engine_loader import build_missing, engine_loader, measured_records
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.need import need
+from pdtool.runtime.plan_cache import PlanCache
 from pdtool.runtime.plans import EngineKey, check_header, read_header
 from pdtool.runtime.residency import Residency
 from pdtool.runtime.tensorrt_session import TensorRTSession
@@ -37,17 +40,31 @@ def opened(bundle):
     return open_bundle(bundle)
 
 
+@pytest.fixture
+def cache(opened):
+    with PlanCache(opened.folder) as cache:
+        yield cache
+
+
+def built(opened, session, *models):
+    """Build what lacks and load the last of the models."""
+    cache = PlanCache(opened.folder)
+    build_missing(opened, session, cache, models=models)
+    return engine_loader(opened, session, cache)(models[-1])
+
+
 def records(opened):
     return sorted((opened.folder / "engines").glob("*/*.json"))
 
 
-def test_a_plan_is_built_once_and_answers_as_the_onnx_file_does(opened, session):
+def test_a_plan_is_built_once_and_answers_as_the_onnx_file_does(opened, session, cache):
     notes: list[str] = []
-    load = engine_loader(opened, session, note=notes.append)
+    load = engine_loader(opened, session, cache)
     model = opened.bundle.members[0]
     batch = as_input(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), dtype=np.uint8))
     answers = []
     for _ in range(2):
+        build_missing(opened, session, cache, models=[model], note=notes.append)
         engine = load(model)
         answers.append(engine.run(batch))
         engine.close()
@@ -61,7 +78,7 @@ def test_a_plan_is_built_once_and_answers_as_the_onnx_file_does(opened, session)
 
 def test_the_record_says_what_the_plan_is_and_takes(opened, session):
     model = opened.bundle.members[0]
-    engine_loader(opened, session)(model).close()
+    built(opened, session, model).close()
     (path,) = records(opened)
     record = json.loads(path.read_text())
     plan = path.with_suffix(".plan").read_bytes()
@@ -78,8 +95,8 @@ def test_the_record_says_what_the_plan_is_and_takes(opened, session):
     assert record["weights_bytes"] is None  # 10.3 does not say
 
 
-def test_everything_that_lacks_is_built_ahead_with_one_engine_at_a_time(opened, session):
-    engine_loader(opened, session)(opened.bundle.members[2]).close()
+def test_everything_that_lacks_is_built_ahead_with_one_engine_at_a_time(opened, session, cache):
+    built(opened, session, opened.bundle.members[2]).close()
     loaded = []
     build = session.trt.plan_of
 
@@ -88,8 +105,8 @@ def test_everything_that_lacks_is_built_ahead_with_one_engine_at_a_time(opened, 
         return build(*arguments, **facts)
 
     session.trt.plan_of = watch
-    assert build_missing(opened, session) == len(opened.models) - 1
-    assert build_missing(opened, session) == 0
+    assert build_missing(opened, session, cache) == len(opened.models) - 1
+    assert build_missing(opened, session, cache) == 0
     assert loaded == [0] * (len(opened.models) - 1)
 
 
@@ -98,12 +115,12 @@ def test_everything_that_lacks_is_built_ahead_with_one_engine_at_a_time(opened, 
     [{"compute_capability": "8.6"}, {"line": "11.4"}, {"line": "rtx"}],
     ids=["GPU", "version", "library"],
 )
-def test_another_device_builds_its_own_and_refuses_both_keys_shown_where_it_may_not(opened, session, other):
+def test_another_device_builds_its_own_and_refuses_both_keys_shown_where_it_may_not(opened, session, cache, other):
     model = opened.bundle.members[0]
-    engine_loader(opened, session)(model).close()
+    built(opened, session, model).close()
     elsewhere = session_of(**other)
     with pytest.raises(IntegrityError) as caught:
-        engine_loader(opened, elsewhere, build=False)(model)
+        engine_loader(opened, elsewhere, cache)(model)
     assert caught.value.exit_code == 7
     said = str(caught.value)
     assert "built for [tensorrt 10.3.0, compute capability 8.7, fp32, ONNX " in said
@@ -111,16 +128,16 @@ def test_another_device_builds_its_own_and_refuses_both_keys_shown_where_it_may_
     library = "tensorrt-rtx" if other == {"line": "rtx"} else "tensorrt"
     assert f"this device needs [{library} {elsewhere.trt.__version__}, {gpu}, fp32, ONNX " in said
     assert elsewhere.trt.events == []
-    engine_loader(opened, elsewhere)(model).close()
+    built(opened, elsewhere, model).close()
     assert len(records(opened)) == 2
     elsewhere.close()
 
 
-def test_residency_reloads_engines_within_its_budget(opened, session):
+def test_residency_reloads_engines_within_its_budget(opened, session, cache):
     original, members = opened.bundle.original, opened.bundle.members
-    build_missing(opened, session)
+    build_missing(opened, session, cache)
     least = need(original, members).least
-    residency = Residency(original, members, least, engine_loader(opened, session, build=False))
+    residency = Residency(original, members, least, engine_loader(opened, session, cache))
     batch = as_input(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), dtype=np.uint8))
     for _ in range(2):
         for model in (original, *members):
@@ -133,34 +150,56 @@ def test_residency_reloads_engines_within_its_budget(opened, session):
     assert session.memory.engine_bytes == 0
 
 
-def test_without_any_plan_and_without_leave_to_build_it_says_so(opened, session):
-    with pytest.raises(InputError, match="holds no plan .*; let pdtool build it"):
-        engine_loader(opened, session, build=False)(opened.bundle.original)
+def test_without_any_plan_nothing_is_loaded_and_nothing_built(opened, session, cache):
+    with pytest.raises(InputError, match="holds no plan .*; start again"):
+        engine_loader(opened, session, cache)(opened.bundle.original)
+    assert session.trt.events == []
+
+
+@pytest.mark.parametrize("line", ["10.3", "10.16", "rtx"])
+def test_plans_that_were_built_without_a_gpu_are_measured_once(opened, line):
+    session = session_of(line)
+    with PlanCache(opened.folder) as cache:
+        build_missing(opened, session, cache)
+        measured = measured_records(opened, session, cache)
+        assert set(measured) == {model.file.path for model in opened.models}
+        nothing = {"device_memory_bytes": None, "measured_bytes": None, "weights_bytes": None}
+        before = {}
+        for path in records(opened):
+            before[path] = path.read_bytes()
+            path.write_text(json.dumps(json.loads(path.read_text()) | nothing))
+        assert measured_records(opened, session, cache, store=False) == measured
+        assert None in [json.loads(path.read_text())["measured_bytes"] for path in records(opened)]
+        assert measured_records(opened, session, cache) == measured
+        assert {path: path.read_bytes() for path in records(opened)} == before
+        ended = session.trt.events.count("engine destroyed")
+        assert measured_records(opened, session, cache) == measured
+        assert session.trt.events.count("engine destroyed") == ended  # none was loaded
+    session.close()
 
 
 def test_a_record_put_into_another_keys_folder_is_refused(opened, session):
     model = opened.bundle.members[0]
-    engine_loader(opened, session)(model).close()
+    built(opened, session, model).close()
     (path,) = records(opened)
     elsewhere = session_of(compute_capability="8.6")
     folder = path.parent.with_name(path.parent.name.replace("cc8.7", "cc8.6"))
     path.parent.rename(folder)
     with pytest.raises(IntegrityError, match=r"compute capability 8\.7.*this device needs .*compute capability 8\.6"):
-        engine_loader(opened, elsewhere)(model)
+        built(opened, elsewhere, model)
     text = (folder / path.name).read_text().replace('"8.7"', '"8.6"').replace("cc8.7", "cc8.6")
     (folder / path.name).write_text(text.replace('"10.3.0"', '"10.3.1"').replace("-10.3.0-", "-10.3.1-"))
     with pytest.raises(IntegrityError, match=r"10\.3\.1.*this device needs .*10\.3\.0"):
-        engine_loader(opened, elsewhere)(model)
+        built(opened, elsewhere, model)
     assert elsewhere.trt.events == []
     elsewhere.close()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "swapped", "one bit", "missing", "larger", "link"])
-def test_a_damaged_plan_never_reaches_tensorrt(opened, session, damage, tmp_path):
-    load = engine_loader(opened, session)
+def test_a_damaged_plan_never_reaches_tensorrt(opened, session, cache, damage, tmp_path):
+    load = engine_loader(opened, session, cache)
     first, second = opened.bundle.members[:2]
-    load(first).close()
-    load(second).close()
+    build_missing(opened, session, cache, models=[first, second])
     events = list(session.trt.events)
     path = next((opened.folder / "engines").glob(f"*/{first.id}.plan"))
     data = path.read_bytes()
@@ -179,6 +218,8 @@ def test_a_damaged_plan_never_reaches_tensorrt(opened, session, damage, tmp_path
         path.symlink_to(tmp_path / "plan")
     with pytest.raises(IntegrityError, match=f"{first.id}.plan"):
         load(first)
+    with pytest.raises(IntegrityError, match=f"{first.id}.plan"):
+        build_missing(opened, session, cache, models=[first])
     assert session.trt.events == events
     load(second).close()
 
@@ -188,11 +229,11 @@ def test_a_damaged_plan_never_reaches_tensorrt(opened, session, damage, tmp_path
     [("batch_max", 0), ("surprise", 1), ("plan", {"path": "../x", "bytes": 1, "sha256": "0" * 64}), ("gpu", 7)],
 )
 def test_a_bad_record_names_its_field(opened, session, field, value):
-    engine_loader(opened, session)(opened.bundle.original).close()
+    built(opened, session, opened.bundle.original).close()
     (path,) = records(opened)
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(InputError, match=r"original\.json.*delete"):
-        engine_loader(opened, session)(opened.bundle.original)
+        built(opened, session, opened.bundle.original)
 
 
 def test_a_changed_onnx_file_is_not_built(opened, session):
@@ -200,21 +241,45 @@ def test_a_changed_onnx_file_is_not_built(opened, session):
     path = opened.folder / model.file.path
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match=model.file.path):
-        engine_loader(opened, session)(model)
+        built(opened, session, model)
     assert session.trt.events == []
 
 
-def test_a_bundle_that_cannot_be_written_still_runs(opened, session, monkeypatch):
+def test_a_bundle_that_cannot_be_written_is_built_once_a_process(opened, session, monkeypatch):
+    def full(path, data):
+        if path.is_relative_to(opened.folder):
+            raise InputError(f"{path}: the disk is full")
+        write_atomic(path, data)
+
+    monkeypatch.setattr(plan_cache, "write_atomic", full)
+    notes: list[str] = []
+    cache = PlanCache(opened.folder, notes.append)
+    build_missing(opened, session, cache)
+    assert sum("is kept for this run alone" in note for note in notes) == len(opened.models)
+    load = engine_loader(opened, session, cache)
+    for _ in range(2):
+        assert build_missing(opened, session, cache) == 0
+        for model in opened.models:
+            load(model).close()
+    assert session.trt.events.count("build") == len(opened.models)
+    cache.renew(measured_records(opened, session, cache)["models/original.onnx"])  # which changes nothing
+    assert cache._spare is not None
+    folder = Path(cache._spare.name)
+    assert len(list(folder.glob("engines/*/*.plan"))) == len(opened.models)
+    cache.close()
+    cache.close()
+    assert not folder.exists() and records(opened) == []
+    with pytest.raises(InputError, match="holds no plan"):
+        load(opened.bundle.original)
+
+
+def test_where_no_disk_takes_a_plan_it_says_so(opened, session, monkeypatch):
     def full(path, data):
         raise InputError(f"{path}: the disk is full")
 
-    monkeypatch.setattr("pdtool.runtime.engine_loader.write_atomic", full)
-    notes: list[str] = []
-    load = engine_loader(opened, session, note=notes.append)
-    for _ in range(2):
-        load(opened.bundle.original).close()
-    assert session.trt.events.count("build") == 2
-    assert sum("is not kept" in note for note in notes) == 2 and records(opened) == []
+    monkeypatch.setattr(plan_cache, "write_atomic", full)
+    with PlanCache(opened.folder) as cache, pytest.raises(InputError, match="the disk is full"):
+        build_missing(opened, session, cache)
 
 
 def test_a_header_is_read_without_tensorrt():

@@ -1,12 +1,16 @@
 """Whatever runs the models, the verdicts are the same; and a calibration holds only for what it was measured with."""
 
+import json
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
 
 from pdtool.artifacts import BACKENDS
 from pdtool.calibration.rules import Settings
+from pdtool.cli import output
+from pdtool.cli.main import app
 from pdtool.data import load_data
 from pdtool.errors import GateError, IntegrityError, MissingError
 from pdtool.runtime import providers
@@ -132,12 +136,111 @@ def test_a_calibration_holds_for_what_it_was_measured_with(bundle, gpu):
         Screener.open(bundle)
     for other in ({"line": "10.16"}, {"line": "10.3", "compute_capability": "8.6"}):
         sessions = gpu(**other)
+        there = sorted(bundle.rglob("*"))
         with pytest.raises(IntegrityError, match=r"measured with tensorrt 10\.3\.0 cc8\.7, here runs tensorrt"):
             Screener.open(bundle)
         assert sessions[-1].memory.closed
+        assert "build" not in sessions[-1].trt.events and sorted(bundle.rglob("*")) == there
     gpu(None)
     calibrate(bundle, "onnxruntime")
     assert verdicts(bundle)
+
+
+def builds(sessions):
+    return sum(session.trt.events.count("build") for session in sessions)
+
+
+def without_sizes(bundle):
+    """Every plan as if it had been built without a GPU."""
+    for path in bundle.glob("engines/*/*.json"):
+        nothing = {"device_memory_bytes": None, "measured_bytes": None, "weights_bytes": None}
+        path.write_text(json.dumps(json.loads(path.read_text()) | nothing))
+
+
+def test_plans_that_were_built_without_a_gpu_count_as_what_they_take(bundle, gpu):
+    sessions = gpu("rtx")
+    calibrate(bundle, "tensorrt-rtx")
+    with Screener.open(bundle) as screener:
+        plan = screener.plan()
+    without_sizes(bundle)
+    with Screener.open(bundle, build=False) as screener:  # a dry run writes nothing
+        assert screener.plan() == plan
+    assert any('"measured_bytes": null' in path.read_text() for path in bundle.glob("engines/*/*.json"))
+    with Screener.open(bundle, memory_budget=plan.least) as screener:
+        assert screener.plan().least == plan.least
+    assert not any('"measured_bytes": null' in path.read_text() for path in bundle.glob("engines/*/*.json"))
+    assert builds(sessions) == len(list(bundle.glob("models/*.onnx")))
+    with pytest.raises(GateError, match="too small"):
+        Screener.open(bundle, memory_budget=plan.least - 1)
+
+
+@pytest.mark.parametrize("left", ["nothing", "plans of another GPU"])
+def test_nothing_is_built_in_the_stream(bundle, gpu, left):
+    sessions = gpu("10.3", compute_capability="8.6")
+    if left != "nothing":
+        with open_provider(open_bundle(bundle), "tensorrt"):
+            assert builds(sessions) > 0
+    gpu("10.3")
+    calibrate(bundle, "tensorrt")
+    images = load_data("digits", SIZE, role="test", limit=20).images
+    with Screener.open(bundle, seed=3) as screener:
+        least = screener.plan().least
+    before = builds(sessions)
+    with Screener.open(bundle, seed=3, memory_budget=least) as screener:
+        screener.screen(images[:1])
+        for folder in bundle.glob("engines/*-cc8.7-*"):
+            shutil.rmtree(folder)
+        came = screener.screen(images)
+        assert builds(sessions) == before
+        reasons = [verdict.reason or "" for verdict in came if verdict.verdict == "unscreened"]
+        assert reasons
+        for reason in reasons:
+            if left == "nothing":
+                assert "holds no plan [tensorrt 10.3.0, compute capability 8.7" in reason
+            else:
+                assert "built for [tensorrt 10.3.0, compute capability 8.6" in reason
+                assert "this device needs [tensorrt 10.3.0, compute capability 8.7" in reason
+
+
+def test_a_bundle_that_cannot_be_written_is_built_once_and_leaves_nothing(bundle, gpu, monkeypatch, tmp_path):
+    expected = verdicts(bundle)
+    sessions = gpu("10.3")
+    calibrate(bundle, "tensorrt")
+    with Screener.open(bundle) as screener:
+        least = screener.plan().least
+    shutil.rmtree(bundle / "engines")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (bundle / "engines").touch()  # no folder can be made there
+    notes: list[str] = []
+    before = builds(sessions)
+    with Screener.open(bundle, seed=3, memory_budget=least, note=notes.append) as screener:
+        models = len(screener.provider.models)
+        assert screener.plan().least == least
+        images = load_data("digits", SIZE, role="test", limit=60).images
+        assert [(v.label, v.verdict, v.models_used, v.changes) for v in screener.screen(images)] == expected
+        assert screener.residency.counters.evictions > 0
+    assert builds(sessions) - before == models
+    assert sum("is kept for this run alone" in note for note in notes) == models
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_dry_run_says_how_many_plans_lack_and_builds_none(bundle, gpu, monkeypatch, capsys):
+    monkeypatch.setattr(output, "quiet", False)
+    on_cpu = open_bundle(bundle).models
+    sessions = gpu("10.3")
+    calibrate(bundle, "tensorrt")
+    for path in bundle.glob("engines/*/original.*"):
+        path.unlink()
+    there, before = sorted(bundle.rglob("*")), builds(sessions)
+    app(["screen", str(bundle), "--source", "test:pattern", "--dry-run"], standalone_mode=False)
+    said = capsys.readouterr().err
+    assert f"1 of {len(on_cpu)} plans for tensorrt 10.3.0 cc8.7 lack and are built first" in " ".join(said.split())
+    assert builds(sessions) == before and sorted(bundle.rglob("*")) == there
+    with Screener.open(bundle, build=False) as screener:
+        assert screener.provider.models[0] == on_cpu[0] and screener.provider.models[1] != on_cpu[1]
+    with Screener.open(bundle):
+        assert builds(sessions) == before + 1
 
 
 def test_a_bundle_for_tensorrt_falls_back_to_the_cpu_when_it_is_calibrated(bundle, gpu, caplog):
