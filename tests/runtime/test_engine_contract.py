@@ -255,3 +255,32 @@ def test_a_plan_with_half_inputs_is_refused(line, make_onnx):
     with pytest.raises(InputError, match=r"one float32 input and output.*of other types \['input'\]"):
         TensorRTEngine(line.session, line.trt.plan_of(make_onnx(8), **facts), name="m0")
     assert line.trt.alive["engine"] == 0
+
+
+@pytest.mark.parametrize("inputs, outputs", [(0, 1), (2, 1), (1, 2)])
+def test_a_graph_with_other_inputs_and_outputs_is_refused_by_name(make_onnx, inputs, outputs):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(make_onnx(8))
+    if inputs == 0:
+        blank = onnx.numpy_helper.from_array(np.zeros((1, 1, 32, 32), dtype=np.float32), "input")
+        model.graph.initializer.append(blank)
+        del model.graph.input[0]
+    if inputs == 2:
+        more = onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1])
+        model.graph.input.append(more)
+    if outputs == 2:
+        model.graph.output.append(onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, None))
+    with pytest.raises(InputError, match="m7: expected one input and one output of float32"):
+        OnnxEngine(model.SerializeToString(), name="m7")
+
+
+def test_a_file_that_fails_in_a_run_is_refused_by_name(make_onnx):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(make_onnx(8))
+    model.graph.node[0].CopyFrom(onnx.helper.make_node("Reshape", ["input", "shape"], ["flat"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3, -1]), "shape"))  # thirds of 1,024 pixels
+    engine = OnnxEngine(model.SerializeToString(), name="m7")
+    with pytest.raises(InputError, match="m7: ONNX Runtime cannot run the file") as caught:
+        engine.run(images(1))
+    assert "\n" not in str(caught.value)
+    engine.close()

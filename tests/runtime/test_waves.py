@@ -116,7 +116,7 @@ def test_a_slow_load_makes_the_frame_late_and_not_the_next_one(clock):
     for _ in range(5):
         came = ask(batch, residency, TABLE, classes=2, scales=None, started=clock.now, budget=TimeBudget(25))
         said.append((came[0].late, came[0].used, came[0].decision))
-    # 21 ms for the original, and no time for a member that took as long; then one is loaded a frame, the last one in time
+    # 21 ms for the original, no time for a member that took as long; then one is loaded a frame, the last one in time
     assert said == [
         (True, 0, CONTINUE),
         (True, 1, CONTINUE),
