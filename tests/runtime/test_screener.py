@@ -304,12 +304,14 @@ def test_a_member_that_gives_another_number_of_answers_decides_nothing(bundle, i
 
 
 def test_ctrl_c_while_a_load_ahead_is_waited_for_leaves_nothing_open(workshop, images, monkeypatch):
-    from pdtool.runtime import ahead, engine_onnx
+    from concurrent.futures import Future
+
+    from pdtool.runtime import engine_onnx
 
     needed = need(open_bundle(workshop / "bundle").bundle.original, open_bundle(workshop / "bundle").bundle.members)
     before = engine_onnx._open
-    real = ahead.Future.result
-    interrupted = []
+    real = Future.result
+    interrupted: list[int] = []
 
     def result(self, timeout=None):
         if threading.current_thread() is threading.main_thread() and not interrupted and watching:
@@ -318,7 +320,7 @@ def test_ctrl_c_while_a_load_ahead_is_waited_for_leaves_nothing_open(workshop, i
         return real(self, timeout)
 
     watching = False
-    monkeypatch.setattr(ahead.Future, "result", result)
+    monkeypatch.setattr(Future, "result", result)
     with Screener.open(workshop / "bundle", seed=5, memory_budget=needed.least, threads=1) as screener:
         screener.screen(images)
         assert screener.residency._ahead.model is not None
