@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,7 +34,7 @@ def screen(
         float | None, typer.Option(help="Time budget of a frame in ms (default: none). Members are not interrupted.")
     ] = None,
     late: Annotated[
-        str,
+        Literal["unscreened", "decide"],
         typer.Option(
             help="A frame whose time ran out is unscreened, or decide: the test's answer then, without its promise."
         ),
@@ -57,8 +57,6 @@ def screen(
     if not (order == "fixed" or (kind == "rotate" and period.isdigit() and int(period) > 0)):
         raise UsageError(f"--order {order}: expected fixed or rotate:N (N frames)")
     rotate = int(period) if kind == "rotate" else None
-    if late not in ("unscreened", "decide"):
-        raise UsageError(f"--late {late}: expected unscreened or decide")
     if late == "decide" and latency_ms is None:
         raise UsageError("--late says what becomes of frames whose time ran out; give the time with --latency-ms")
     with Screener.open(
@@ -68,7 +66,7 @@ def screen(
         rotate=rotate,
         threads=threads,
         latency_ms=latency_ms,
-        late="decide" if late == "decide" else "unscreened",
+        late=late,
         build=not dry_run,
         note=note,
     ) as screener:
