@@ -12,11 +12,10 @@ from pdtool.cli.output import emit, mib, note, percent, progress, set_quiet, tab
 from pdtool.errors import GateError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from pdtool.artifacts import Preprocessing
+    from pdtool.artifacts import BuildOptions, Preprocessing
     from pdtool.devices.catalogue import DeviceProfile, Precision
     from pdtool.export.engines import PlanBuild
     from pdtool.export.pack import Pack
-    from pdtool.runtime.build_plan import BuildOptions
 
 Format = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 
@@ -63,6 +62,16 @@ def export(
     workspace: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Most scratch memory a plan may use, e.g. 64MiB.")
     ] = None,
+    tactic_dram: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Most memory a build may take to try a kernel: a small board needs a bound."),
+    ] = None,
+    opt_level: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=5, help="0: plans are built quickly, 5: the longest search for fast ones (default: 3)."
+        ),
+    ] = None,
     show_trtexec: Annotated[
         bool, typer.Option("--show-trtexec", help="Print the trtexec command lines that build the same plans.")
     ] = False,
@@ -97,9 +106,12 @@ def export(
     batch = batch or BATCH
     build = None
     if format != "onnx":
-        build = _build_options(precision, batch_min, batch_opt, batch_max or batch, workspace)
-    elif show_trtexec or workspace is not None or {batch_min, batch_opt, batch_max} != {None}:
-        raise UsageError("--batch-min, -opt, -max, --workspace and --show-trtexec are for --format tensorrt, got onnx")
+        build = _build_options(precision, batch_min, batch_opt, batch_max or batch, workspace, tactic_dram, opt_level)
+    elif show_trtexec or {batch_min, batch_opt, batch_max, workspace, tactic_dram, opt_level} != {None}:
+        raise UsageError(
+            "--batch-min, -opt, -max, --workspace, --tactic-dram, --opt-level and --show-trtexec are for --format "
+            "tensorrt, got onnx"
+        )
     board = find(device) if device else None
     opened = open_pool(pool, model=model)
     used = [member for member in opened.pool.members if member.used]
@@ -229,23 +241,41 @@ def _slower(board: "DeviceProfile", precision: "Precision") -> str | None:
 
 
 def _build_options(
-    precision: "Precision", batch_min: int | None, batch_opt: int | None, batch_max: int, workspace: str | None
+    precision: "Precision",
+    batch_min: int | None,
+    batch_opt: int | None,
+    batch_max: int,
+    workspace: str | None,
+    tactic_dram: str | None,
+    level: int | None,
 ) -> "BuildOptions":
-    from pdtool.devices.memory import parse_bytes
-    from pdtool.runtime.build_plan import BuildOptions
+    from pdtool.artifacts import BuildOptions
 
-    try:
-        size = None if workspace is None else parse_bytes(workspace)
-    except UsageError:
-        raise UsageError(f"--workspace should be a size such as 64MiB, is {workspace!r}") from None
     least = batch_min or 1
+    best = batch_opt or least
+    if not least <= best <= batch_max:
+        raise UsageError(
+            f"expected 1 <= --batch-min <= --batch-opt <= --batch-max, got {least}, {best} and {batch_max}"
+        )
     return BuildOptions(
         precision=precision,
         batch_min=least,
-        batch_opt=batch_opt or least,
+        batch_opt=best,
         batch_max=batch_max,
-        workspace=size,
+        workspace=_size("--workspace", workspace),
+        tactic_dram=_size("--tactic-dram", tactic_dram),
+        level=level,
     )
+
+
+def _size(option: str, text: str | None) -> int | None:
+    """An option's bytes. Raises UsageError for what is no size."""
+    from pdtool.devices.memory import parse_bytes
+
+    try:
+        return None if text is None else parse_bytes(text)
+    except UsageError:
+        raise UsageError(f"{option} should be a size such as 64MiB, is {text!r}") from None
 
 
 @contextmanager

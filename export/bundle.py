@@ -1,6 +1,7 @@
 """A pool to a bundle: export every usable model, check it on real images, measure its memory, list every file."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pdtool
@@ -115,6 +116,7 @@ def export_pool(
                 members=tuple(bundle_model(member.id, member.model) for member in used),
                 pack=count,
                 pack_ratio=ratio,
+                build=None if plans is None else replace(plans.options, precision=precision),
                 costs=write_entry(folder, "costs.json", pretty(costs)),
                 calibration=None,
                 seen=write_entry(folder, "seen.bin", seen_with(pool.seen(), images.ranges)),

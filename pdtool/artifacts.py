@@ -17,7 +17,7 @@ from pdtool.files import sha256_bytes, write_atomic
 from pdtool.jsonform import JsonValue
 
 __all__ = [
-    "BACKENDS", "Backend", "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
+    "BACKENDS", "Backend", "BuildOptions", "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
     "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "entry_of", "write_entry",
 ]  # fmt: skip
 
@@ -206,6 +206,31 @@ class BundleModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How TensorRT plans are built, at export and on a device. Bytes; None leaves TensorRT's own choice."""
+
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"  # of the ONNX file
+    batch_min: int = 1
+    batch_opt: int = 1
+    batch_max: int = 32
+    workspace: int | None = None  # most scratch that an engine may use
+    tactic_dram: int | None = None  # most memory that the build may use to try a kernel: a small board needs a bound
+    level: int | None = None  # 0 (quick build) to 5 (longest search); TensorRT's default is 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_min <= self.batch_opt <= self.batch_max:
+            raise ValueError(
+                f"batch_min, batch_opt and batch_max should grow from 1 on, are {self.batch_min}, {self.batch_opt} and "
+                f"{self.batch_max}"
+            )
+        for name, size in (("workspace", self.workspace), ("tactic_dram", self.tactic_dram)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} should be at least 1 byte, is {size}")
+        if self.level is not None and not 0 <= self.level <= 5:
+            raise ValueError(f"level should lie in 0..5, is {self.level}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """`bundle.json`: what the device needs, in the order of the members, every file with size and SHA-256.
 
@@ -223,6 +248,7 @@ class Bundle:
     members: tuple[BundleModel, ...]
     pack: int  # members a file holds, side by side in their order; the last file may hold fewer
     pack_ratio: float | None  # time of one image through a pack over that through its members apart; None: not measured
+    build: BuildOptions | None  # of the plans that were exported; a device builds those that it lacks alike
     costs: FileEntry  # costs.json: model id -> ModelCosts
     calibration: FileEntry | None  # calibration.json once calibrated
     seen: FileEntry  # which images the pool or the ranges of int8 were made on; calibrating on them is refused
@@ -238,6 +264,8 @@ class Bundle:
             raise ValueError(f"pack should be at least 1, is {self.pack}")
         if self.pack_ratio is not None and not 0 < self.pack_ratio < inf:
             raise ValueError(f"pack_ratio should be a number above 0, is {self.pack_ratio}")
+        if self.build is not None and self.build.precision != self.precision:
+            raise ValueError(f"precision of build should be {self.precision}, is {self.build.precision}")
         if self.original.part != 0:
             raise ValueError(f"part of {self.original.id!r} should be 0, is {self.original.part}")
         for i, member in enumerate(self.members):

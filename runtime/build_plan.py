@@ -7,34 +7,12 @@ remain where the network is not strongly typed (8.6): the flags that allow the t
 from dataclasses import dataclass
 from typing import Any
 
-from pdtool.devices.catalogue import Precision
+from pdtool.artifacts import BuildOptions, Bundle
 from pdtool.devices.memory import give_back
-from pdtool.errors import GateError, InputError, MissingError, UsageError
+from pdtool.errors import GateError, InputError, MissingError
 from pdtool.runtime.tensorrt_module import library_of, logger_of, said
 
-__all__ = ["BuildOptions", "TimingCache", "build_plan"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """How a plan is built. Bytes; None leaves TensorRT's own choice."""
-
-    precision: Precision = "fp32"  # of the ONNX file
-    batch_min: int = 1
-    batch_opt: int = 1
-    batch_max: int = 32
-    workspace: int | None = None  # most scratch that an engine may use
-    tactic_dram: int | None = None  # most memory that the build may use to try a kernel: a small board needs a bound
-    level: int | None = None  # 0 (quick build) to 5 (longest search); TensorRT's default is 3
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_min <= self.batch_opt <= self.batch_max:
-            raise UsageError(
-                f"expected 1 <= --batch-min <= --batch-opt <= --batch-max, got {self.batch_min}, {self.batch_opt} and "
-                f"{self.batch_max}"
-            )
-        if self.level is not None and not 0 <= self.level <= 5:
-            raise UsageError(f"expected a builder optimisation level of 0 to 5, got {self.level}")
+__all__ = ["BuildOptions", "TimingCache", "build_plan", "options_of"]
 
 
 @dataclass
@@ -42,6 +20,11 @@ class TimingCache:
     """Measured kernel times, handed from build to build: members are alike, so the first one pays for all."""
 
     blob: bytes = b""
+
+
+def options_of(bundle: Bundle) -> BuildOptions:
+    """How a device builds a bundle's plans: as the export did, else for batches up to the bundle's measured one."""
+    return bundle.build or BuildOptions(precision=bundle.precision, batch_max=bundle.measured_batch)
 
 
 def build_plan(

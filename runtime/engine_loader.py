@@ -19,7 +19,7 @@ from typing import Any
 from pdtool.artifacts import BundleModel, Parity, entry_of
 from pdtool.devices.catalogue import Precision
 from pdtool.errors import InputError
-from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
+from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan, options_of
 from pdtool.runtime.bundle import OpenBundle
 from pdtool.runtime.engine_tensorrt import TensorRTEngine
 from pdtool.runtime.plan_cache import PlanCache
@@ -65,11 +65,11 @@ def build_missing(
 ) -> int:
     """Build and store what the cache lacks (of `models`, None: all), one engine loaded at a time; returns how many.
 
-    `options` None: batches up to the bundle's measured one; `note` is told of each build. Raises IntegrityError for a
+    `options` None: the bundle's (`options_of`); `note` is told of each build. Raises IntegrityError for a
     damaged plan or ONNX file, InputError where TensorRT refuses a file or no disk takes a plan, GateError where a build
     fails, MemoryError where the GPU has no room for an engine.
     """
-    wanted = replace(options or _options(opened), precision=opened.bundle.precision)
+    wanted = options or options_of(opened.bundle)
     timing, built = TimingCache(), 0
     for model in models if models is not None else opened.models:
         key = _key(opened, session, model)
@@ -169,7 +169,3 @@ def _measured(record: PlanRecord, engine: TensorRTEngine) -> PlanRecord:
 
 def _key(opened: OpenBundle, session: TensorRTSession, model: BundleModel) -> EngineKey:
     return key_of(session.trt, session.memory.compute_capability, opened.bundle.precision, model.file.sha256)
-
-
-def _options(opened: OpenBundle) -> BuildOptions:
-    return BuildOptions(batch_max=opened.bundle.measured_batch)

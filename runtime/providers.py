@@ -14,7 +14,7 @@ from pdtool.artifacts import Backend, BundleModel
 from pdtool.devices.memory import held_bytes
 from pdtool.errors import IntegrityError, MissingError
 from pdtool.images import size_of
-from pdtool.runtime.build_plan import BuildOptions
+from pdtool.runtime.build_plan import options_of
 from pdtool.runtime.bundle import OpenBundle
 from pdtool.runtime.engine import Engine
 from pdtool.runtime.engine_loader import build_missing, engine_loader, measured_records
@@ -129,6 +129,9 @@ def _backend_of(engines: str) -> Backend:
 def _onnxruntime(opened: OpenBundle, execution: Execution, cores: int) -> Provider:
     on_cpu = execution == "onnxruntime"
     wide = not on_cpu or opened.bundle.original.macs >= WIDE_MACS
+    most, build = opened.bundle.measured_batch, options_of(opened.bundle)
+    # Its TensorRT provider refuses batches outside of the profile, which `TensorRTEngine` fills up and cuts.
+    build = replace(build, batch_min=1, batch_opt=min(build.batch_opt, most), batch_max=most)
 
     def load(model: BundleModel) -> OnnxEngine:
         return OnnxEngine(
@@ -137,7 +140,7 @@ def _onnxruntime(opened: OpenBundle, execution: Execution, cores: int) -> Provid
             threads=cores if wide else 1,
             execution=execution,
             image=size_of(opened.bundle.preprocessing),
-            build=BuildOptions(batch_max=opened.bundle.measured_batch),
+            build=build,
             cache=opened.folder / ENGINES,
         )
 

@@ -4,7 +4,9 @@ import json
 import os
 
 import pytest
+import typer
 
+from pdtool.artifacts import BuildOptions
 from pdtool.cli import output
 from pdtool.cli.main import app
 from pdtool.errors import MissingError, UsageError
@@ -37,7 +39,7 @@ def tensorrt(monkeypatch):
 def test_plans_are_written_measured_and_compared(workshop, tmp_path, tensorrt, capsys):
     out = tmp_path / "out"
     run(workshop / "pool", "--out", out, "--format", "tensorrt", "--batch-opt", "2", "--batch-max", "8", "--json",
-        "--workspace", "64MiB", "--show-trtexec")  # fmt: skip
+        "--workspace", "64MiB", "--tactic-dram", "1GiB", "--opt-level", "2", "--show-trtexec")  # fmt: skip
     said, notes = capsys.readouterr()
     opened = open_bundle(out)
     assert json.loads(said)["digest"] == opened.bundle.digest  # one document: the lines go where notes go
@@ -47,11 +49,15 @@ def test_plans_are_written_measured_and_compared(workshop, tmp_path, tensorrt, c
         record = json.loads(path.read_text())
         assert (record["batch_min"], record["batch_opt"], record["batch_max"]) == (1, 2, 8)
         assert record["parity"]["label_agreement"] == 1.0 and record["measured_bytes"] > 0
-    assert tensorrt.config._pools == {"WORKSPACE": 2**26}
+    assert tensorrt.config._pools == {"WORKSPACE": 2**26, "TACTIC_DRAM": 2**30} and tensorrt.config._level == 2
+    assert notes.count("--memPoolSize=workspace:67108864B --builderOptimizationLevel=2") == len(opened.models)
+    assert opened.bundle.build == BuildOptions(
+        batch_opt=2, batch_max=8, workspace=2**26, tactic_dram=2**30, level=2
+    )  # so that a device builds what it lacks alike
     assert tensorrt.alive == {"runtime": 0, "engine": 0, "context": 0}
     assert tensorrt.memory.closed
     run(workshop / "pool", "--out", out, "--force")  # a bundle with plans is a bundle
-    assert not (out / "engines").exists()
+    assert not (out / "engines").exists() and open_bundle(out).bundle.build is None
 
 
 def test_plans_that_answer_otherwise_leave_nothing(workshop, tmp_path, tensorrt):
@@ -89,6 +95,9 @@ def test_trtexec_lines_need_no_tensorrt(workshop, tmp_path, monkeypatch, capsys)
     [
         (["--batch-max", "8"], "are for --format tensorrt, got onnx"),
         (["--show-trtexec"], "are for --format tensorrt, got onnx"),
+        (["--tactic-dram", "1GiB"], "are for --format tensorrt, got onnx"),
+        (["--opt-level", "0"], "are for --format tensorrt, got onnx"),
+        (["--format", "tensorrt", "--tactic-dram", "0"], "--tactic-dram should be a size"),
         (["--format", "tensorrt", "--workspace", "12 potatoes"], "--workspace should be a size"),
         (["--format", "tensorrt", "--batch-min", "9", "--batch-max", "8"], "--batch-min <= --batch-opt <= --batch-max"),
         (["--format", "tensorrt", "--batch-opt", "64"], "--batch-min <= --batch-opt <= --batch-max"),
@@ -98,3 +107,9 @@ def test_options_that_do_not_go_together(workshop, tmp_path, tensorrt, options, 
     with pytest.raises(UsageError, match=said):
         run(workshop / "pool", "--out", tmp_path / "out", *options)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("level", ["6", "-1"])
+def test_a_level_that_tensorrt_does_not_know(workshop, tmp_path, level):
+    with pytest.raises(typer.BadParameter):
+        run(workshop / "pool", "--out", tmp_path / "out", "--format", "tensorrt", "--opt-level", level)

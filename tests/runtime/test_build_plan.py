@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pdtool.errors import GateError, InputError, UsageError
+from pdtool.errors import GateError, InputError
 from pdtool.runtime.build_plan import BuildOptions, TimingCache, build_plan
 from tests.runtime.fake_gpu import FakeMemory
 from tests.runtime.fake_tensorrt import LARGEST_BATCH, LINES, FakeTensorRT
@@ -76,8 +76,18 @@ def test_a_failed_build_says_what_tensorrt_said(trt, make_onnx):
         build_plan(trt, make_onnx(8), BuildOptions(batch_max=LARGEST_BATCH + 1), name="m0")
 
 
-@pytest.mark.parametrize("batches", [(0, 1, 2), (2, 1, 4), (1, 5, 4)])
-def test_batches_grow(batches):
-    names = ("batch_min", "batch_opt", "batch_max")
-    with pytest.raises(UsageError, match="--batch-min <= --batch-opt <= --batch-max"):
-        BuildOptions(**dict(zip(names, batches, strict=True)))
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_min": 0}, "batch_min, batch_opt and batch_max should grow from 1 on, are 0, 1 and 32"),
+        ({"batch_min": 2}, "are 2, 1 and 32"),
+        ({"batch_opt": 5, "batch_max": 4}, "are 1, 5 and 4"),
+        ({"workspace": 0}, "workspace should be at least 1 byte, is 0"),
+        ({"tactic_dram": -1}, "tactic_dram should be at least 1 byte, is -1"),
+        ({"level": 6}, r"level should lie in 0\.\.5, is 6"),
+        ({"level": -1}, r"level should lie in 0\.\.5, is -1"),
+    ],
+)
+def test_options_that_make_no_plan(options, said):
+    with pytest.raises(ValueError, match=said):
+        BuildOptions(**options)

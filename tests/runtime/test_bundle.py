@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pdtool.artifacts import BuildOptions
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import write_atomic
 from pdtool.runtime import bundle as room
@@ -24,6 +25,28 @@ from pdtool.runtime.bundle import (
 
 def files_of(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        ({"batch_min": 3}, "build: batch_min, batch_opt and batch_max should grow"),
+        ({"workspace": 0}, "build: workspace should be at least 1 byte"),
+        ({"level": 9}, "build: level should lie in"),
+        ({"level": "3"}, "'build.level' should be int"),
+        ({"precision": "int8"}, "precision of build should be fp32, is int8"),
+        ({"dla": 1}, "unknown field 'build.dla'"),
+    ],
+)
+def test_build_options_are_checked(bundle, build, said):
+    manifest = dataclasses.replace(open_bundle(bundle).bundle, build=BuildOptions())
+    write_bundle(bundle, manifest)
+    assert open_bundle(bundle).bundle.build == BuildOptions()
+    document = json.loads((bundle / "bundle.json").read_text())
+    document["build"] |= build
+    (bundle / "bundle.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=said):
+        open_bundle(bundle)
 
 
 def test_an_intact_bundle_opens(bundle):

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdtool.artifacts import BuildOptions
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import sha256_bytes, write_atomic
 from pdtool.images import as_input
 from pdtool.runtime import plan_cache
-from pdtool.runtime.bundle import open_bundle
+from pdtool.runtime.bundle import open_bundle, write_bundle
 from pdtool.runtime.engine_loader import build_missing, engine_loader, measured_records
 from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.need import need
@@ -93,6 +94,19 @@ def test_the_record_says_what_the_plan_is_and_takes(opened, session):
     assert record["measured_bytes"] == len(plan)
     assert record["device_memory_bytes"] == 1024 * opened.bundle.measured_batch
     assert record["weights_bytes"] is None  # 10.3 does not say
+
+
+def test_a_device_builds_as_the_export_did(opened, session):
+    build = BuildOptions(batch_min=2, batch_opt=3, batch_max=5, workspace=2**20, tactic_dram=2**21, level=1)
+    write_bundle(opened.folder, dataclasses.replace(opened.bundle, build=build))
+    model = opened.bundle.members[0]
+    built(open_bundle(opened.folder), session, model).close()
+    assert session.trt.config._profiles == [((2, 1, 32, 32), (3, 1, 32, 32), (5, 1, 32, 32))]
+    assert session.trt.config._pools == {"WORKSPACE": 2**20, "TACTIC_DRAM": 2**21}
+    assert session.trt.config._level == 1
+    (path,) = records(opened)
+    record = json.loads(path.read_text())
+    assert (record["batch_min"], record["batch_opt"], record["batch_max"]) == (2, 3, 5)
 
 
 def test_everything_that_lacks_is_built_ahead_with_one_engine_at_a_time(opened, session, cache):

@@ -1,5 +1,6 @@
 """Whatever runs the models, the verdicts are the same; and a calibration holds only for what it was measured with."""
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -7,7 +8,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from pdtool.artifacts import BACKENDS
+from pdtool.artifacts import BACKENDS, BuildOptions
 from pdtool.calibration.rules import Settings
 from pdtool.cli import output
 from pdtool.cli.main import app
@@ -260,6 +261,18 @@ def test_no_backend_falls_back_in_silence(bundle, gpu):
         with pytest.raises(MissingError) as caught, open_provider(open_bundle(bundle), backend) as provider:
             provider.load(provider.models[0])
         assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
+
+
+def test_onnxruntimes_tensorrt_is_built_within_the_exports_bounds_for_every_batch(bundle, monkeypatch):
+    opened = open_bundle(bundle)
+    most = opened.bundle.measured_batch
+    build = BuildOptions(batch_min=2, batch_opt=3, batch_max=5, workspace=2**20, level=1)
+    write_bundle(bundle, dataclasses.replace(opened.bundle, build=build))
+    asked = []
+    monkeypatch.setattr(providers, "OnnxEngine", lambda model, **options: asked.append(options))
+    with open_provider(open_bundle(bundle), "onnxruntime-tensorrt") as provider:
+        provider.load(provider.models[0])
+    assert asked[0]["build"] == dataclasses.replace(build, batch_min=1, batch_max=most)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
