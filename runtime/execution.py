@@ -24,7 +24,7 @@ import importlib
 import io
 import os
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from functools import cache as once
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from pdtool.errors import MissingError
 from pdtool.extras import require
 from pdtool.files import sha256_bytes
 from pdtool.runtime.build_plan import BuildOptions
-from pdtool.runtime.sealed import open_sealed, seal
+from pdtool.runtime.sealed import sealed
 
 __all__ = ["Execution", "check_providers", "open_session", "providers"]
 
@@ -62,22 +62,31 @@ def open_session(
 ) -> Any:
     """An InferenceSession of a model file's bytes that runs on `backend` or not at all; `settings`: SessionOptions.
 
-    `image`, `build`, `cache`: as `providers`'. Raises MissingError where the provider does not start here, MemoryError
-    where the GPU has no room, IntegrityError for a damaged engine in the cache; for a bad file, ONNX Runtime's own.
+    `image`, `build`: as `providers`'. TensorRT's engines are kept in the folder `cache` (None: built anew every time,
+    in minutes). ONNX Runtime names an engine by its model's node names, whatever the weights (6455, 32254), so that a
+    pool's members would all run the first one's engine: each `model` gets a folder of its own (see `sealed`; with
+    explicit profiles, a session reads and writes there while it is made and never again).
+
+    Raises MissingError where the provider does not start here, MemoryError where the GPU has no room, IntegrityError
+    for an engine in the cache that is not the one that was built, InputError where the cache must be written and
+    cannot; for a bad file, ONNX Runtime's own.
     """
-    chosen = providers(ort, backend, model=model, image=image, build=build, cache=cache)
-    try:
-        session = ort.InferenceSession(model, settings, providers=chosen, enable_fallback=0)
-    except RuntimeError as error:  # of providers and their options: what is wrong with a file has classes of its own
-        if backend == "onnxruntime":
-            raise
-        reason = " ".join(str(error).split()).rsplit("] ", 1)[-1].rsplit("&) ", 1)[-1].split(" ;")[0]
-        if "out of memory" in reason:
-            raise MemoryError(f"the GPU has no room for the model ({reason})") from None
-        raise _missing(backend, _load_error(NAMES[backend]) or reason) from None
-    check_providers(session, backend)
-    if backend == "onnxruntime-tensorrt" and cache is not None:
-        seal(_folder(ort, model, cache))
+    _check_available(ort, backend)
+    with ExitStack() as stack:
+        engines = None
+        if backend == "onnxruntime-tensorrt" and cache is not None:
+            engines = stack.enter_context(sealed(cache / f"onnxruntime-{ort.__version__}-{sha256_bytes(model)}"))
+        chosen = providers(ort, backend, image=image, build=build, engines=engines, timing=cache)
+        try:
+            session = ort.InferenceSession(model, settings, providers=chosen, enable_fallback=0)
+        except RuntimeError as error:  # of providers and their options: what is wrong with a file has its own classes
+            if backend == "onnxruntime":
+                raise
+            reason = " ".join(str(error).split()).rsplit("] ", 1)[-1].rsplit("&) ", 1)[-1].split(" ;")[0]
+            if "out of memory" in reason:
+                raise MemoryError(f"the GPU has no room for the model ({reason})") from None
+            raise _missing(backend, _load_error(NAMES[backend]) or reason) from None
+        check_providers(session, backend)
     return session
 
 
@@ -85,32 +94,25 @@ def providers(
     ort: Any,
     backend: Execution,
     *,
-    model: bytes = b"",
     image: Sequence[int] | None = None,
     build: BuildOptions | None = None,
-    cache: Path | None = None,
+    engines: Path | None = None,
+    timing: Path | None = None,
 ) -> list[Named]:
     """Names and options for InferenceSession's `providers`; it also needs `enable_fallback=0`, see `open_session`.
 
-    TensorRT's engines are for images of shape `image` (C, H, W) in the batches of `build` (a larger one is an error)
-    and kept in the folder `cache` (None: built anew every time, in minutes). ONNX Runtime names an engine by its
-    model's node names, whatever the weights (6455, 32254), so that a pool's members would all run the first one's
-    engine: each `model` gets a folder of its own. Raises MissingError where this ONNX Runtime has not the provider,
-    InputError where the folder cannot be written, IntegrityError where an engine in it is not the one that was built.
+    TensorRT's engines are for images of shape `image` (C, H, W) in the batches of `build` (a larger one is an error),
+    one model's are kept in the folder `engines` (None: built anew every time) and the times of kernels, which members
+    share, in the folder `timing`. Raises MissingError where this ONNX Runtime has not the provider.
     """
     if backend == "onnxruntime":
         return [NAMES[backend]]
-    if NAMES[backend] not in ort.get_available_providers():
-        raise _missing(backend, f"onnxruntime {ort.__version__} is built without {NAMES[backend]}")
-    try:
-        ctypes.CDLL("libcuda.so.1")  # said here, since ONNX Runtime would say it in red and run on the CPU
-    except OSError as error:
-        raise _missing(backend, f"no NVIDIA driver: {error}") from None
+    _check_available(ort, backend)
     if backend == "onnxruntime-cuda":
         _preload(ort)
         return [(CUDA, dict(CUDA_OPTIONS))]
-    if image is None or not model:
-        raise ValueError("onnxruntime-tensorrt needs the model's bytes and the shape of one image")
+    if image is None:
+        raise ValueError("onnxruntime-tensorrt needs the shape of one image")
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     _preload(ort)
     build = build or BuildOptions()
@@ -121,12 +123,23 @@ def providers(
         options["trt_max_workspace_size"] = build.workspace
     if build.level is not None:
         options["trt_builder_optimization_level"] = build.level
-    if cache is not None:
-        folder = _folder(ort, model, cache)
-        open_sealed(folder)
-        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder)}
-        options |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(cache)}  # members are alike
+    if engines is not None:
+        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(engines)}
+    if timing is not None:
+        options |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(timing)}
     return [(TENSORRT, options), (CUDA, dict(CUDA_OPTIONS))]
+
+
+def _check_available(ort: Any, backend: Execution) -> None:
+    """Raise MissingError where this ONNX Runtime has not the provider, or the machine no driver for it."""
+    if backend == "onnxruntime":
+        return
+    if NAMES[backend] not in ort.get_available_providers():
+        raise _missing(backend, f"onnxruntime {ort.__version__} is built without {NAMES[backend]}")
+    try:
+        ctypes.CDLL("libcuda.so.1")  # said here, since ONNX Runtime would say it in red and run on the CPU
+    except OSError as error:
+        raise _missing(backend, f"no NVIDIA driver: {error}") from None
 
 
 def check_providers(session: Any, backend: Execution) -> None:
@@ -164,7 +177,3 @@ def _preload(ort: Any) -> None:
             ort.preload_dlls()
     with suppress(ImportError, OSError):
         importlib.import_module("tensorrt_libs")
-
-
-def _folder(ort: Any, model: bytes, cache: Path) -> Path:
-    return cache / f"onnxruntime-{ort.__version__}-{sha256_bytes(model)}"

@@ -193,7 +193,7 @@ def test_fp32_stays_fp32_and_kernels_are_not_chosen_by_the_clock() -> None:
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0",
     }
-    tensorrt, after = providers(FakeOrt(), "onnxruntime-tensorrt", model=b"onnx", image=IMAGE)
+    tensorrt, after = providers(FakeOrt(), "onnxruntime-tensorrt", image=IMAGE)
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     assert (tensorrt[0], after) == (TENSORRT, cuda)
 
@@ -201,7 +201,7 @@ def test_fp32_stays_fp32_and_kernels_are_not_chosen_by_the_clock() -> None:
 @pytest.mark.usefixtures("driver")
 def test_one_engine_for_all_batches() -> None:
     build = BuildOptions(batch_opt=4, batch_max=8, workspace=2**26, level=2)
-    named, _ = providers(FakeOrt(), "onnxruntime-tensorrt", model=b"onnx", image=IMAGE, build=build)
+    named, _ = providers(FakeOrt(), "onnxruntime-tensorrt", image=IMAGE, build=build)
     assert named[1] == {
         "trt_profile_min_shapes": "input:1x3x32x32",
         "trt_profile_opt_shapes": "input:4x3x32x32",
@@ -210,7 +210,7 @@ def test_one_engine_for_all_batches() -> None:
         "trt_builder_optimization_level": 2,
     }
     with pytest.raises(ValueError, match="shape of one image"):
-        providers(FakeOrt(), "onnxruntime-tensorrt", model=b"onnx")
+        providers(FakeOrt(), "onnxruntime-tensorrt")
 
 
 @pytest.mark.usefixtures("driver")
@@ -227,11 +227,10 @@ def test_every_model_has_its_own_engine_and_keeps_it(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("driver")
 def test_the_cache_is_named_in_the_words_that_onnxruntime_reads(tmp_path: Path) -> None:
     """1.31.1 reads "True" as text from Python's True and refuses "1" ("should be 'True' or 'False'")."""
-    named, _ = providers(FakeOrt(), "onnxruntime-tensorrt", model=b"onnx", image=IMAGE, cache=tmp_path)
+    named, _ = providers(FakeOrt(), "onnxruntime-tensorrt", image=IMAGE, engines=tmp_path / "a", timing=tmp_path)
     options = dict(named[1])  # type: ignore[arg-type]  # not a name alone
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert options["trt_engine_cache_enable"] is True and options["trt_timing_cache_enable"] is True
-    assert options["trt_engine_cache_path"] == str(folder)
+    assert options["trt_engine_cache_path"] == str(tmp_path / "a")
     assert options["trt_timing_cache_path"] == str(tmp_path)
 
 
@@ -239,10 +238,10 @@ def test_the_cache_is_named_in_the_words_that_onnxruntime_reads(tmp_path: Path) 
 def test_a_damaged_or_unfinished_engine_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(MissingError):  # the build ends with the process, or with an error
         open_fake(FakeOrt(raises=RuntimeError(NO_DEVICE)), "onnxruntime-tensorrt", cache=tmp_path)
-    (engine,) = tmp_path.rglob("*.engine")
-    engine.write_bytes(b"half an eng")
+    assert list(tmp_path.iterdir()) == []
     ort = FakeOrt()
     open_fake(ort, "onnxruntime-tensorrt", cache=tmp_path)
+    (engine,) = tmp_path.rglob("*.engine")
     assert (ort.built, engine.read_bytes()) == (1, b"engine of onnx")
     engine.write_bytes(b"engine of someone")
     with pytest.raises(IntegrityError, match=r"\.engine: SHA-256 is not the recorded one; delete"):
