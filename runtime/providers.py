@@ -13,6 +13,7 @@ from types import TracebackType
 from pdtool.artifacts import Backend, BundleModel
 from pdtool.devices.memory import held_bytes
 from pdtool.errors import IntegrityError, MissingError
+from pdtool.extras import require
 from pdtool.images import size_of
 from pdtool.runtime.build_plan import options_of
 from pdtool.runtime.bundle import OpenBundle
@@ -33,8 +34,8 @@ ITEM = 4  # bytes of a float32
 
 @dataclass(frozen=True)
 class Provider:
-    """Loads a bundle's models. `engines` says what with, for a calibration to be bound to: the backend, and for
-    TensorRT its version and the GPU's compute capability."""
+    """Loads a bundle's models. `engines` says what with, for a calibration to be bound to: the backend, on a GPU the
+    library's version, and for TensorRT the GPU's compute capability."""
 
     engines: str
     models: tuple[BundleModel, ...]  # the original first; their bytes are those that they take here
@@ -145,7 +146,7 @@ def _onnxruntime(opened: OpenBundle, execution: Execution, cores: int) -> Provid
         )
 
     return Provider(
-        engines=execution,
+        engines=execution if on_cpu else f"{execution} {require('onnxruntime', 'run ONNX models').__version__}",
         models=opened.models,
         load=load,
         held=held_bytes if on_cpu else None,
