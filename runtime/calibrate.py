@@ -127,7 +127,7 @@ def _provider(opened: OpenBundle, backend: Backend | None) -> Provider:
     try:
         return open_provider(opened, opened.bundle.backend, note=LOG.warning)
     except MissingError as error:
-        LOG.warning("%s: calibrating with ONNX Runtime on the CPU, which will then screen, too (%s)", opened.folder, error)
+        LOG.warning("%s: calibrating with ONNX Runtime on the CPU, which will screen, too (%s)", opened.folder, error)
         return open_provider(opened, "onnxruntime")
 
 
