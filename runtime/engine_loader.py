@@ -90,8 +90,8 @@ def measured_records(
 ) -> dict[str, PlanRecord]:
     """Path of an ONNX file -> what its plan takes on this GPU; files without a plan are left out.
 
-    A plan that was built without a GPU is loaded and measured, and its record completed (`store`). Errors as those of
-    the function that `engine_loader` returns.
+    A plan that was built without a GPU, or one for any that was measured on another, is loaded and measured, and its
+    record completed (`store`). Errors as those of the function that `engine_loader` returns.
     """
     records: dict[str, PlanRecord] = {}
     for model in opened.models:
@@ -101,9 +101,10 @@ def measured_records(
         if found is None:
             continue
         record, plan = found
-        if record.device_memory_bytes is None or record.measured_bytes is None:
+        elsewhere = record.key.compute_capability == ANY_GPU and record.gpu != session.memory.gpu
+        if record.device_memory_bytes is None or record.measured_bytes is None or elsewhere:
             with closing(TensorRTEngine(session, plan, name=model.id)) as engine:
-                record = _measured(record, engine)
+                record = _measured(replace(record, gpu=session.memory.gpu), engine)
             if store:
                 cache.renew(record)
         records[model.file.path] = record

@@ -75,7 +75,7 @@ class PlanRecord:
     key: EngineKey
     plan: FileEntry  # path in the bundle
     built_with: str  # the version in the plan's header, with the build number
-    gpu: str | None  # name of the GPU it was built on
+    gpu: str | None  # name of the GPU that it was built and measured on, or since then measured on
     input_shape: tuple[int, ...]  # of one image: C, H, W
     batch_min: int
     batch_opt: int

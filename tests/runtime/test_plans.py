@@ -170,6 +170,22 @@ def test_without_any_plan_nothing_is_loaded_and_nothing_built(opened, session, c
     assert session.trt.events == []
 
 
+def test_a_plan_for_any_gpu_is_measured_on_this_one(opened):
+    session, other = session_of("rtx"), session_of("rtx")
+    other.memory.gpu = "Another GPU"
+    with PlanCache(opened.folder) as cache:
+        build_missing(opened, session, cache)
+        for path in records(opened):  # what they take there
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"device_memory_bytes": 7, "measured_bytes": 8}))
+        assert {r.measured_bytes for r in measured_records(opened, session, cache).values()} == {8}
+        for record in measured_records(opened, other, cache).values():
+            assert (record.gpu, record.measured_bytes) == ("Another GPU", record.plan.bytes)
+            assert record.device_memory_bytes == 1024 * opened.bundle.measured_batch
+        assert {json.loads(path.read_text())["gpu"] for path in records(opened)} == {"Another GPU"}
+    session.close()
+    other.close()
+
+
 @pytest.mark.parametrize("line", ["10.3", "10.16", "rtx"])
 def test_plans_that_were_built_without_a_gpu_are_measured_once(opened, line):
     session = session_of(line)
