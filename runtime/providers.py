@@ -110,8 +110,9 @@ def _open(
         except BaseException:
             session.close()
             raise
-    _check_engines(opened, backend, measured)
-    return _onnxruntime(opened, backend, threads or len(os.sched_getaffinity(0)))
+    provider = _onnxruntime(opened, backend, threads or len(os.sched_getaffinity(0)))
+    _check_engines(opened, provider.engines, measured)
+    return provider
 
 
 def _check_engines(opened: OpenBundle, engines: str, measured: str | None) -> None:

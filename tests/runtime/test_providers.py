@@ -17,7 +17,7 @@ from pdtool.errors import GateError, IntegrityError, MissingError
 from pdtool.runtime import providers
 from pdtool.runtime.bundle import open_bundle, write_bundle
 from pdtool.runtime.calibrate import calibrate_bundle
-from pdtool.runtime.providers import open_provider
+from pdtool.runtime.providers import open_calibrated, open_provider
 from pdtool.runtime.screener import Screener
 from pdtool.runtime.tensorrt_session import TensorRTSession
 from pdtool.runtime.votes import collect_votes
@@ -254,6 +254,20 @@ def test_a_bundle_for_tensorrt_falls_back_to_the_cpu_when_it_is_calibrated(bundl
     gpu(None)
     with pytest.raises(MissingError, match="tensorrt is needed"):  # asked for by name
         calibrate(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:3])
+def test_a_calibration_is_held_to_the_version_that_measured_it_on_a_gpu(bundle, backend):
+    opened = open_bundle(bundle)
+    assert opened.calibration is not None
+    with open_provider(opened, backend) as provider:
+        engines = provider.engines
+    calibrated = dataclasses.replace(opened, calibration=dataclasses.replace(opened.calibration, engines=engines))
+    with open_calibrated(calibrated) as provider:
+        assert provider.engines == engines
+    other = dataclasses.replace(opened.calibration, engines=f"{backend} 1.2.3")
+    with pytest.raises(IntegrityError, match=rf"measured with {backend} 1\.2\.3, here runs {backend}"):
+        open_calibrated(dataclasses.replace(opened, calibration=other))
 
 
 def test_no_backend_falls_back_in_silence(bundle, gpu):
