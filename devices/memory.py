@@ -46,8 +46,8 @@ def tune_malloc() -> bool:
     """Let large blocks come straight from the system, so that freeing them returns them; True where that worked.
 
     Must run before the first engine is loaded. With glibc's defaults 90 to 275 MiB stay behind after eight 18 MiB
-    ONNX Runtime sessions are dropped; with a fixed mmap threshold and one arena about 10 MiB do. The lower the threshold,
-    the less a heap ages that loads and drops sessions: at 32 KiB its peaks rise by a third less than at 128 KiB.
+    ONNX Runtime sessions are dropped; with a fixed mmap threshold and one arena about 10 MiB do. The lower the
+    threshold, the less a heap ages that loads and drops sessions.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -50,7 +50,7 @@ class OnnxEngine:
         """Load a model file's bytes. `threads` work on one operator at once; small models are faster with one.
 
         `execution` is where it runs; `image`, `build` and `cache` are for ONNX Runtime's TensorRT provider
-        (`pdtool.runtime.execution.providers`).
+        (`pdtool.runtime.execution.open_session`).
         Raises InputError where ONNX Runtime refuses the file, `name` says which; MissingError where it has not the
         execution provider; MemoryError where the system has not enough memory.
         """
