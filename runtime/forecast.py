@@ -1,6 +1,7 @@
-"""What a memory budget will cost in loads, before the first frame."""
+"""What a memory budget buys, before the first frame."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +9,23 @@ from numpy.typing import NDArray
 from pdtool.artifacts import BundleModel
 from pdtool.runtime.residency import Residency, draw_order
 
-__all__ = ["expected_loads"]
+__all__ = ["Plan", "expected_loads"]
 
 WARM = 200  # frames after which what can stay loaded is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a memory budget buys, before the first frame. Bytes."""
+
+    budget: int | None
+    least: int  # the smallest budget that works
+    everything: int  # the budget that keeps all models loaded
+    members: int
+    stays: int  # first members that stay loaded
+    max_models: int
+    expected_models_clean: float
+    expected_loads_clean: float  # models loaded for a clean frame once warm, frames coming one by one
 
 
 def expected_loads(

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +16,7 @@ from pdtool.devices.memory import parse_bytes
 from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
-from pdtool.runtime.forecast import expected_loads
+from pdtool.runtime.forecast import Plan, expected_loads
 from pdtool.runtime.need import need
 from pdtool.runtime.providers import Provider, open_calibrated
 from pdtool.runtime.residency import Counters, Residency, draw_order
@@ -25,21 +25,7 @@ from pdtool.runtime.sources import Frame
 from pdtool.runtime.waves import Answer, Late, TimeBudget, ask
 from pdtool.runtime.workers import Workers
 
-__all__ = ["Plan", "Screener"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a memory budget buys, before the first frame. Bytes."""
-
-    budget: int | None
-    least: int  # the smallest budget that works
-    everything: int  # the budget that keeps all models loaded
-    members: int
-    stays: int  # first members that stay loaded
-    max_models: int
-    expected_models_clean: float
-    expected_loads_clean: float  # models loaded for a clean frame once warm, frames coming one by one
+__all__ = ["Screener"]
 
 
 class Screener:
