@@ -27,7 +27,7 @@ __all__ = ["Measured", "measure_models"]
 # Bytes that no model is seen to take, since they are there before the first is measured: the first region of the shared
 # scratch (1 MiB), code that comes in when it first runs, holes in a heap that loading and evicting has aged (2 MiB were
 # left after 100,000 frames, benchmarks/soak.md).
-FIXED = 5 * 2**20
+FIXED = 6 * 2**20
 WORKERS = 2  # parts of a batch at once, whose tensors lie between each other's and take more room together
 WARM_UP_S = 0.2  # runs that are not counted: the first ones of a small model take up to twice as long
 
