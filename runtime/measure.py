@@ -20,14 +20,14 @@ from pdtool.errors import InputError
 from pdtool.images import Size
 from pdtool.jsonform import decode, encode
 from pdtool.runtime.engine_onnx import OnnxEngine
+from pdtool.runtime.need import AGE
 from pdtool.runtime.workers import Workers
 
 __all__ = ["Measured", "measure_models"]
 
-# Bytes that no model is seen to take, since they are there before the first is measured: the first region of the shared
-# scratch (1 MiB), code that comes in when it first runs, holes in a heap that loading and evicting has aged (2 MiB were
-# left after 100,000 frames, benchmarks/soak.md).
-FIXED = 6 * 2**20
+FIRST_REGION = (
+    2**20
+)  # bytes of the shared scratch that never go back: they are there before the first model is measured
 WORKERS = 2  # parts of a batch at once, whose tensors lie between each other's and take more room together
 WARM_UP_S = 0.2  # runs that are not counted: the first ones of a small model take up to twice as long
 
@@ -112,7 +112,7 @@ def _measure(path: Path, size: Size, batch: int, runs: int, threads: int) -> Mea
         load_ms=load_ms,
         resident_bytes=resident,
         load_peak_bytes=max(load_peak, resident),
-        run_bytes=max(run_peak - resident, 0) + FIXED,
+        run_bytes=max(run_peak - resident, 0) + FIRST_REGION + AGE,
         latency_ms=latency,
         runs=runs,
         batch=batch,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from pdtool.artifacts import BundleModel
 
-__all__ = ["Need", "need"]
+__all__ = ["AGE", "Need", "need"]
+
+AGE = 2 * 2**20  # bytes of holes in a heap that has loaded and evicted for long: what was left after 100,000 frames
 
 
 @dataclass(frozen=True)
