@@ -20,7 +20,7 @@ from pdtool.errors import InputError
 from pdtool.images import Size
 from pdtool.jsonform import decode, encode
 from pdtool.runtime.engine_onnx import OnnxEngine
-from pdtool.runtime.need import AGE
+from pdtool.runtime.need import grown
 from pdtool.runtime.workers import Workers
 
 __all__ = ["Measured", "measure_models"]
@@ -112,7 +112,7 @@ def _measure(path: Path, size: Size, batch: int, runs: int, threads: int) -> Mea
         load_ms=load_ms,
         resident_bytes=resident,
         load_peak_bytes=max(load_peak, resident),
-        run_bytes=max(run_peak - resident, 0) + FIRST_REGION + AGE,
+        run_bytes=grown(run_peak - resident) + FIRST_REGION,
         latency_ms=latency,
         runs=runs,
         batch=batch,

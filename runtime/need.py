@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from pdtool.artifacts import BundleModel
 
-__all__ = ["AGE", "Need", "need"]
+__all__ = ["Need", "grown", "need"]
 
 AGE = 2 * 2**20  # bytes of holes in a heap that has loaded and evicted for long: what was left after 100,000 frames
+SPREAD = 1.5  # parts of a batch that run at once put their tensors between each other's; so much in 100,000 frames
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Need:
     scratch: int  # beside what is loaded: what a run of any model takes, and what loading any member takes
     least: int  # original + largest file + scratch: below this nothing works
     everything: int  # all models resident + scratch
+
+
+def grown(scratch: int) -> int:
+    """What the scratch that one run was seen to take becomes in the long run. Bytes; see benchmarks/soak.md."""
+    return int(SPREAD * max(scratch, 0)) + AGE
 
 
 def need(original: BundleModel, members: Sequence[BundleModel]) -> Need:

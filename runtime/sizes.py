@@ -8,7 +8,7 @@ import numpy as np
 from pdtool.artifacts import BundleModel
 from pdtool.images import Size
 from pdtool.runtime.engine import Engine
-from pdtool.runtime.need import AGE
+from pdtool.runtime.need import grown
 from pdtool.runtime.workers import Workers
 
 __all__ = ["measure_here"]
@@ -63,7 +63,7 @@ def measure_here(
         if file in thirsty:
             workers.run([original, engine], pixels)  # side by side, as for the members that every frame needs
         engine.close()
-    runs = (held() or 0) - before + AGE  # with the original loaded: what is left is the scratch
+    runs = grown((held() or 0) - before)  # with the original loaded: what is left is the scratch
     original.close()
     larger = sum(
         sizes[file] != model.resident_bytes for file, model in {models[0].file.path: models[0], **files}.items()
