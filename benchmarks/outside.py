@@ -145,9 +145,9 @@ def tenths(stops: list[Stop]) -> list[tuple[float, int]]:
     return [(float(part.mean()), int(part.max())) for part in np.array_split([stop.peak for stop in stops], 10)]
 
 
-def drift(stops: list[Stop]) -> float:
-    """Bytes by which the mean peak of the last tenth of the frames exceeds that of the second."""
-    return tenths(stops)[-1][0] - tenths(stops)[1][0]
+def drift(stops: list[Stop], since: int = 2) -> float:
+    """Bytes by which the mean peak of the last tenth of the frames exceeds that of the second, or `since`, tenth."""
+    return tenths(stops)[-1][0] - tenths(stops)[since - 1][0]
 
 
 def as_rows(rows: list[tuple[str, ...]]) -> str:
