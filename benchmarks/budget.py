@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from outside import DRIFT, MIB, as_rows, drift, screening, tenths
+from outside import AGED, DRIFT, MIB, as_rows, drift, screening, tenths
 
 from pdtool.runtime.screener import Screener
 
@@ -39,7 +39,7 @@ class Held:
     polled_growth: int  # most VmRSS that was read
     of_budget: float  # the larger of the two / budget
     tenths: list[tuple[float, int]]  # of the frames: mean and most of the batches' peaks
-    drift: float  # of the mean, from the second tenth to the last
+    drift: float  # of the mean, from when the heap had aged to the last tenth
     left: int  # growth once the screener is closed: no model's
     slope: float  # of a straight line through the peaks of the last nine tenths, a thousand frames
 
@@ -95,6 +95,7 @@ HEAD = (
     "left when closed",
     "mean peak, second tenth -> last",
     "most, second tenth -> last",
+    f"mean peak, after {AGED:,} loads -> last tenth",
     "slope, KiB a thousand frames",
 )
 
@@ -111,6 +112,7 @@ def row(of: Held) -> tuple[str, ...]:
         f"{of.of_budget:.3f}",
         f"{of.left / MIB:.2f}",
         *(f"{of.tenths[1][i] / MIB:.2f} -> {of.tenths[-1][i] / MIB:.2f}" for i in (0, 1)),
+        f"{of.drift / 1024:+,.0f} KiB",
         f"{of.slope / 1024:+.1f}",
     )
 

@@ -29,11 +29,12 @@ from pdtool.runtime.engine_onnx import OnnxEngine
 from pdtool.runtime.frames import Frame
 from pdtool.runtime.screener import Screener
 
-__all__ = ["DRIFT", "MIB", "Outside", "Stop", "as_rows", "drift", "screening", "tenths"]
+__all__ = ["AGED", "DRIFT", "MIB", "Outside", "Stop", "as_rows", "drift", "screening", "tenths"]
 
 MIB = 2**20
 POLL_S = 0.004
-DRIFT = MIB  # most that `drift` may be in a process that is called flat: what is loaded differs from time to time
+AGED = 6000  # loads; until then a heap that loads and drops models ages, and its peaks rise
+DRIFT = MIB / 2  # most that `drift` may be in a process that is called flat: what is loaded differs from time to time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +146,15 @@ def tenths(stops: list[Stop]) -> list[tuple[float, int]]:
     return [(float(part.mean()), int(part.max())) for part in np.array_split([stop.peak for stop in stops], 10)]
 
 
-def drift(stops: list[Stop], since: int = 2) -> float:
-    """Bytes by which the mean peak of the last tenth of the frames exceeds that of the second, or `since`, tenth."""
-    return tenths(stops)[-1][0] - tenths(stops)[since - 1][0]
+def drift(stops: list[Stop]) -> float:
+    """Bytes by which the mean peak of the last tenth of the frames exceeds that of the tenth after `AGED` loads.
+
+    Where there were not so many loads, of the tenth in the middle.
+    """
+    peaks, part = [stop.peak for stop in stops], max(1, len(stops) // 10)
+    aged = [stop.peak for stop in stops if stop.counters["loads"] >= AGED]
+    begin = aged if len(aged) > part else peaks[len(peaks) // 2 :]
+    return float(np.mean(peaks[-part:]) - np.mean(begin[:part]))
 
 
 def as_rows(rows: list[tuple[str, ...]]) -> str:
