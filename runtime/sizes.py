@@ -14,6 +14,7 @@ from pdtool.runtime.workers import Workers
 __all__ = ["measure_here"]
 
 NOISE = 2**19  # bytes; loading one file again and again takes up to 0.2 MiB more or less
+OTHERS = 2**20  # bytes; what a program that is busy with other things grows by meanwhile
 THIRSTY = 2  # members that are run, those with the most scratch; ONNX Runtime's arena then serves the others
 
 
@@ -63,7 +64,7 @@ def measure_here(
         if file in thirsty:
             workers.run([original, engine], pixels)  # side by side, as for the members that every frame needs
         engine.close()
-    runs = grown((held() or 0) - before)  # with the original loaded: what is left is the scratch
+    runs = grown((held() or 0) - before - OTHERS)  # with the original loaded: what is left is the scratch
     original.close()
     larger = sum(
         sizes[file] != model.resident_bytes for file, model in {models[0].file.path: models[0], **files}.items()
