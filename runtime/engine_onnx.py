@@ -31,7 +31,8 @@ class OnnxEngine:
 
     All sessions of the process share one arena for what lives during a run, as TensorRT's contexts share a scratch
     buffer: with an arena each, eight sessions of 18 MiB hold 285 MiB (deployment facts), and with none every large
-    tensor's pages are taken from the system and cleared again in every run. Weights stay outside of it, so that a dropped session gives its memory back.
+    tensor's pages are taken from the system and cleared again in every run. Weights stay outside of it, so that a
+    dropped session gives its memory back.
     Without spinning threads, since a camera's frames leave pauses.
     """
 
