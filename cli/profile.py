@@ -26,7 +26,7 @@ def profile(
         Literal["fp32", "fp16", "int8"] | None,
         typer.Option(help="Of the estimates for --device (default: the bundle's; fp32 for a pool)."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: all cores).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads a model may use (default: 1).")] = None,
     model: options.PoolModel = None,
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers for every model.")] = False,
     force: options.Force = False,
