@@ -13,9 +13,9 @@ from pdtool.calibration.rules import Settings
 from pdtool.cli import output
 from pdtool.cli.main import app
 from pdtool.data import load_data
-from pdtool.errors import GateError, IntegrityError, MissingError
+from pdtool.errors import GateError, IntegrityError, MissingError, UsageError
 from pdtool.runtime import providers
-from pdtool.runtime.bundle import open_bundle, write_bundle
+from pdtool.runtime.bundle import open_bundle, write_bundle, write_calibration
 from pdtool.runtime.calibrate import calibrate_bundle
 from pdtool.runtime.providers import open_calibrated, open_provider
 from pdtool.runtime.screener import Screener
@@ -268,6 +268,15 @@ def test_a_calibration_is_held_to_the_version_that_measured_it_on_a_gpu(bundle, 
     other = dataclasses.replace(opened.calibration, engines=f"{backend} 1.2.3")
     with pytest.raises(IntegrityError, match=rf"measured with {backend} 1\.2\.3, here runs {backend}"):
         open_calibrated(dataclasses.replace(opened, calibration=other))
+
+
+@pytest.mark.parametrize("engines", ["onnxruntime-cuda 1.31.1", "onnxruntime-tensorrt 1.31.1"])
+def test_a_memory_budget_that_nobody_could_keep_is_refused(bundle, engines):
+    opened = open_bundle(bundle)
+    assert opened.calibration is not None
+    write_calibration(opened, dataclasses.replace(opened.calibration, engines=engines))
+    with pytest.raises(UsageError, match=f"{engines.split()[0]} does not say what models take on the GPU"):
+        Screener.open(bundle, memory_budget="64MiB")
 
 
 def test_no_backend_falls_back_in_silence(bundle, gpu):

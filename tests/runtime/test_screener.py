@@ -190,6 +190,11 @@ def test_a_budget_that_is_no_size(workshop, budget):
         Screener.open(workshop / "bundle", memory_budget=budget)
 
 
+def test_a_budget_beyond_any_number_is_no_limit_and_no_bug(workshop):
+    with Screener.open(workshop / "bundle", memory_budget="9" * 400) as screener:
+        assert screener.plan().stays == 8
+
+
 def test_an_uncalibrated_bundle_is_refused_with_the_cure(workshop):
     with pytest.raises(InputError, match="pdtool calibrate"):
         Screener.open(workshop / "plain")
