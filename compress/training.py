@@ -258,7 +258,10 @@ def _loss(logits: Tensor, labels: Tensor, recipe: Recipe, teacher: nn.Module | N
 
 
 def estimate_norms(net: nn.Module, data: TrainingSet, images: int) -> None:
-    """Measure every batch norm's mean and variance anew on the first `images` pictures, unchanged by augmentation."""
+    """Measure every batch norm's mean and variance anew on `images` pictures, unchanged by augmentation.
+
+    They are taken evenly over the data: folders list one class after the other, and the first ones are of few classes.
+    """
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return
@@ -268,10 +271,13 @@ def estimate_norms(net: nn.Module, data: TrainingSet, images: int) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # average over all batches
         norm.train()
-    size = min(256, len(data))
+    size, most = min(256, len(data)), min(images, len(data))
+    batches = max(most // size, 1)
     with torch.no_grad():
-        for start in range(0, max(min(images, len(data)) - size, 0) + 1, size):
-            net((data.pixels(slice(start, start + size)) - data.mean) / data.std)
+        for start in range(batches):  # every batch has its share of every class, too
+            index = start + torch.arange(size, device=data.labels.device) * batches
+            index = index * len(data) // (batches * size)
+            net((data.pixels(index) - data.mean) / data.std)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()

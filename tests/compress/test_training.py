@@ -13,7 +13,17 @@ from pdtool.compress.models import ModelSpec, Normalised, build
 from pdtool.compress.original import Trained, load_original, pick_device, train_original
 from pdtool.compress.prune import prune
 from pdtool.compress.split import Labelled, align, hold_back
-from pdtool.compress.training import RECIPES, Hooks, Recipe, TrainingSet, accuracy, fit, half_of, predict
+from pdtool.compress.training import (
+    RECIPES,
+    Hooks,
+    Recipe,
+    TrainingSet,
+    accuracy,
+    estimate_norms,
+    fit,
+    half_of,
+    predict,
+)
 from pdtool.compress.weights import load_weights, save_weights
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, UsageError
@@ -166,11 +176,25 @@ def test_batch_norm_is_estimated_on_plain_images(training: TrainingSet) -> None:
     norm = nn.BatchNorm2d(1, momentum=0.3)
     net = nn.Sequential(norm, nn.Flatten(), nn.Linear(1024, 10))
     fit(net, training, replace(SHORT, norm_images=512), seed=0)
-    inputs = (training.pixels(slice(0, 512)) - training.mean) / training.std
+    index = torch.arange(512) * len(training) // 512
+    inputs = (training.pixels(index) - training.mean) / training.std
     assert norm.running_mean is not None and norm.running_var is not None
     assert norm.running_mean.item() == pytest.approx(inputs.mean().item(), abs=1e-3)
     assert norm.running_var.item() == pytest.approx(inputs.var().item(), abs=1e-2)
     assert norm.momentum == 0.3 and not net.training
+
+
+def test_batch_norm_is_estimated_on_every_class_of_data_that_lists_one_after_the_other() -> None:
+    """A folder is read class by class: dark pictures first here, and few pictures must not mean dark ones alone."""
+    dark, light = np.full((600, 8, 8, 1), 10, np.uint8), np.full((600, 8, 8, 1), 250, np.uint8)
+    preprocessing = Preprocessing(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
+    data = TrainingSet.of(np.concatenate([dark, light]), np.repeat([0, 1], 600), preprocessing)
+    net = nn.Sequential(nn.BatchNorm2d(1))
+    estimate_norms(net, data, 512)
+    norm = net[0]
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean.item() == pytest.approx(130 / 255)
+    assert norm.running_var.item() == pytest.approx((120 / 255) ** 2, rel=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(training: TrainingSet) -> None:
