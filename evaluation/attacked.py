@@ -4,6 +4,7 @@ Saving through 8 bits would undo small changes, and saving through a stretch of 
 attack's result is stored as the numbers that fooled the net.
 """
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,10 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.files import npz_bytes, write_atomic
-from pdtool.jsonform import canonical
+from pdtool.datasets import largest_bytes
+from pdtool.errors import InputError, PdtoolError
+from pdtool.files import LARGEST_JSON, npz_bytes, write_atomic
+from pdtool.jsonform import canonical, parse
 
-__all__ = ["Attacked", "write_attacked"]
+__all__ = ["Attacked", "read_attacked", "write_attacked"]
+
+# Number type and axes of every array of a file
+ARRAYS = {
+    "images": ("<f4", 4),
+    "labels": ("<i8", 1),
+    "given": ("<i8", 1),
+    "success": ("|b1", 1),
+    "source": ("<i8", 1),
+    "linf": ("<f8", 1),
+    "l2": ("<f8", 1),
+}
+AGAIN = "attack the images again with pdtool evaluate"
 
 
 @dataclass(frozen=True)
@@ -44,3 +59,72 @@ def write_attacked(path: Path, attacked: Attacked, classes: Sequence[str]) -> No
     arrays["provenance"] = np.array(canonical(attacked.provenance).decode())
     arrays["classes"] = np.array(classes)
     write_atomic(path, npz_bytes(arrays))
+
+
+def read_attacked(path: Path) -> Attacked:
+    """What `write_attacked` stored, nothing of it taken on trust: names, number types, shapes and values are checked.
+
+    Headers are checked against the file's size and this machine's memory before anything is allocated, and Python
+    objects are never loaded. Raises InputError for any other file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist()]
+            if len(set(names)) != len(names) or {*names} != {
+                f"{name}.npy" for name in (*ARRAYS, "provenance", "classes")
+            }:
+                raise InputError(f"{path}: does not hold the arrays of attacked images; {AGAIN}")
+            for info in archive.infolist():
+                _check_header(path, archive, info)
+            arrays: dict[str, Any] = {}
+            for name in (*ARRAYS, "provenance"):
+                with archive.open(f"{name}.npy") as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    except PdtoolError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+    except Exception as error:  # damaged bytes raise many kinds: zip, zlib, and those of Python's parser for the header
+        raise InputError(f"{path}: not a readable .npz ({' '.join(str(error).split())}); {AGAIN}") from None
+    provenance = parse(str(arrays.pop("provenance")).encode(), file=f"{path}: provenance")
+    attacked = Attacked(**arrays, provenance=provenance)
+    _check_values(path, attacked)
+    return attacked
+
+
+def _check_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Refuse an array of another kind, and one whose bytes are not those of its header, before it is read."""
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        header = file.tell()
+    name = info.filename.removesuffix(".npy")
+    kind, axes = ARRAYS.get(name, ("<U", 1 if name == "classes" else 0))
+    right = dtype.kind == "U" if kind == "<U" else dtype.str == kind
+    if not right or len(shape) != axes or fortran:
+        raise InputError(f"{path}: {name} should be {kind} with {axes} axes, is {dtype.str} {shape}; {AGAIN}")
+    size = dtype.itemsize
+    for length in shape:
+        size *= length  # Python integers: no overflow
+    most = LARGEST_JSON if kind == "<U" else largest_bytes()
+    if size > most:
+        raise InputError(f"{path}: {name} takes {size} bytes, at most {most} allowed; {AGAIN}")
+    if size + header != info.file_size or info.file_size > 1100 * info.compress_size + 1000:
+        raise InputError(f"{path}: {name} does not hold what its header says; {AGAIN}")
+
+
+def _check_values(path: Path, a: Attacked) -> None:
+    lengths = {name: len(getattr(a, name)) for name in ARRAYS}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"{path}: expected an entry an image in every array, got {lengths}; {AGAIN}")
+    if len(a) == 0:
+        return
+    if not (np.isfinite(a.images).all() and a.images.min() >= 0 and a.images.max() <= 1):
+        raise InputError(f"{path}: images should hold numbers in [0, 1]; {AGAIN}")
+    if min(a.labels.min(), a.given.min(), a.source.min()) < 0 or len(np.unique(a.source)) != len(a):
+        raise InputError(f"{path}: expected labels of at least 0 and each source image once; {AGAIN}")
+    if not (a.success == (a.given != a.labels)).all():
+        raise InputError(f"{path}: success is not given != labels; {AGAIN}")
+    if not all(np.isfinite(norm).all() and norm.min() >= 0 for norm in (a.linf, a.l2)):
+        raise InputError(f"{path}: linf and l2 should be finite and at least 0; {AGAIN}")
