@@ -1,29 +1,30 @@
-"""Attacks on the original: one small function each, by name in `ATTACKS`.
+"""Attacks on the original by name in `ATTACKS`, sets of them in `PRESETS`, and `run_attack`, which carries one out.
 
 Pixels lie in [0, 1] and the normalisation is part of the attacked net, so that an epsilon of 8/255 means eight grey
-levels. Every function takes the net, images (N, C, H, W), their labels and its settings, and returns images of that
-shape; what did not succeed comes back unchanged or merely altered: `run_attack` asks the net what counts.
+levels. Every attack is a function `f(net, images (N, C, H, W), labels (N,), **settings) -> images` of that shape;
+what did not succeed comes back unchanged or merely altered: `run_attack` asks the net what counts. Random draws come
+from torch's random state.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import pdtool
 from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attack_common import Setting, device_of, frozen
+from pdtool.evaluation.attack_foolbox import bim, cw, deepfool, fgsm, library, mim, pgd
+from pdtool.evaluation.attack_pgd import pgd_margin
+from pdtool.evaluation.attack_presets import PRESETS
 from pdtool.evaluation.attacked import Attacked
-from pdtool.extras import require
 from pdtool.images import Images, as_input
 
-__all__ = ["ATTACKS", "Attack", "library", "parse_attack", "run_attack"]
+__all__ = ["ATTACKS", "PRESETS", "Attack", "library", "parse_attack", "run_attack"]
 
-Setting = float | int | bool
 Function = Callable[..., torch.Tensor]
 
 
@@ -36,61 +37,13 @@ class Attack:
     description: str
     source: str
     settings: Mapping[str, Setting]
+    by: str = "pdtool"  # whose code: pdtool or foolbox
 
     @property
     def spec(self) -> str:
-        """Name and settings as `--attack` takes them, e.g. "fgsm:epsilon=0.03"."""
-        return f"{self.name}:" + ",".join(f"{key}={value:g}" for key, value in self.settings.items())
-
-
-def fgsm(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float) -> torch.Tensor:
-    """One step of `epsilon` along the sign of the gradient of the cross-entropy."""
-    return _call(library().attacks.LinfFastGradientAttack(), net, images, labels, epsilon)
-
-
-def bim(
-    net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float, step: float, steps: int
-) -> torch.Tensor:
-    """`steps` signed gradient steps of `step`, held within `epsilon` of the image."""
-    attack = library().attacks.LinfBasicIterativeAttack(abs_stepsize=step, steps=steps, random_start=False)
-    return _call(attack, net, images, labels, epsilon)
-
-
-def pgd(
-    net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float, step: float, steps: int
-) -> torch.Tensor:
-    """BIM from a random point within `epsilon` of the image."""
-    attack = library().attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=True)
-    return _call(attack, net, images, labels, epsilon)
-
-
-def deepfool(
-    net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, steps: int, overshoot: float
-) -> torch.Tensor:
-    """Steps over the nearest linearised boundary, `overshoot` beyond it: a small L2 change."""
-    attack = library().attacks.L2DeepFoolAttack(steps=steps, candidates=10, overshoot=overshoot, loss="logits")
-    return _call(attack, net, images, labels, None)
-
-
-def cw(
-    net: torch.nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    const: float,
-    searches: int,
-    steps: int,
-    step: float,
-    confidence: float,
-) -> torch.Tensor:
-    """Adam on the squared L2 change plus `const` x the margin; `searches` values of `const` are tried."""
-    attack = library().attacks.L2CarliniWagnerAttack(
-        binary_search_steps=searches, steps=steps, stepsize=step, confidence=confidence, initial_const=const
-    )
-    found = _call(attack, net, images, labels, None)
-    # Foolbox 3.3.4 returns an all-black image where it found nothing; black would count as a success
-    nothing = (found == 0).flatten(1).all(dim=1)
-    return torch.where(nothing[:, None, None, None], images, found)
+        """Name and settings as `--attack` takes them, e.g. "fgsm:epsilon=0.03"; a switch that is off is left out."""
+        said = [f"{key}={value:g}" for key, value in self.settings.items() if value is not False]
+        return f"{self.name}:" + ",".join(said)
 
 
 # Settings: those of the papers that this screener comes from, where they name them, in [0, 1] pixels; `pgd` at the
@@ -98,20 +51,44 @@ def cw(
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
-        Attack("fgsm", fgsm, "one signed gradient step (L-inf)", "Goodfellow et al. 2015", {"epsilon": 0.03}),
+        Attack(
+            "fgsm",
+            fgsm,
+            "one signed gradient step (L-inf)",
+            "Goodfellow et al. 2015",
+            {"epsilon": 0.03, "targeted": False},
+            "foolbox",
+        ),
         Attack(
             "bim",
             bim,
             "signed gradient steps (L-inf)",
             "Kurakin et al. 2017",
-            {"epsilon": 0.03, "step": 0.006, "steps": 10},
+            {"epsilon": 0.03, "step": 0.006, "steps": 10, "targeted": False},
+            "foolbox",
         ),
         Attack(
             "pgd",
             pgd,
             "projected gradient steps from a random start (L-inf)",
             "Madry et al. 2018",
-            {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10},
+            {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10, "targeted": False},
+            "foolbox",
+        ),
+        Attack(
+            "pgd-margin",
+            pgd_margin,
+            "projected gradient steps on the difference of logits (L-inf)",
+            "Carlini and Wagner 2017; Madry et al. 2018",
+            {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10, "targeted": False},
+        ),
+        Attack(
+            "mim",
+            mim,
+            "signed steps along a running sum of gradients (L-inf)",
+            "Dong et al. 2018",
+            {"epsilon": 8 / 255, "step": 0.8 / 255, "steps": 10, "momentum": 1.0, "targeted": False},
+            "foolbox",
         ),
         Attack(
             "deepfool",
@@ -119,6 +96,7 @@ ATTACKS: dict[str, Attack] = {
             "smallest step over the nearest boundary (L2)",
             "Moosavi-Dezfooli et al. 2016",
             {"steps": 50, "overshoot": 0.02},
+            "foolbox",
         ),
         Attack(
             "cw",
@@ -126,9 +104,11 @@ ATTACKS: dict[str, Attack] = {
             "optimised small change (L2)",
             "Carlini and Wagner 2017",
             {"const": 0.6, "searches": 1, "steps": 1000, "step": 0.01, "confidence": 0.0},
+            "foolbox",
         ),
     )
 }
+AT_LEAST_ONE = ("steps", "searches")  # settings that count something that must happen
 
 
 def parse_attack(text: str) -> Attack:
@@ -137,7 +117,7 @@ def parse_attack(text: str) -> Attack:
     Raises UsageError for an unknown name or setting, or a value that is no number of its range.
 
     >>> parse_attack("fgsm:epsilon=8/255").settings
-    {'epsilon': 0.03137254901960784}
+    {'epsilon': 0.03137254901960784, 'targeted': False}
     """
     name, _, options = text.partition(":")
     if name not in ATTACKS:
@@ -148,11 +128,11 @@ def parse_attack(text: str) -> Attack:
         key, _, value = option.partition("=")
         if key not in settings:
             raise UsageError(f"attack {name} has no setting {key!r}; it takes {', '.join(settings)}")
-        settings[key] = number = _number(value, text, whole=isinstance(settings[key], int))
+        settings[key] = number = _number(value, text, settings[key])
         if number > 1 and "epsilon" in settings and key in ("epsilon", "step"):
             levels = number if number <= 255 else 8
             raise UsageError(f"attack {text!r}: pixels lie in [0, 1], {key} is at most 1; write {key}={levels:g}/255")
-        if number == 0 and key in ("steps", "searches"):
+        if number == 0 and key in AT_LEAST_ONE:
             raise UsageError(f"attack {text!r}: expected at least 1 for {key}, got 0")
     return replace(attack, settings=settings)
 
@@ -173,10 +153,11 @@ def run_attack(
     `net` takes float32 (N, C, H, W) in [0, 1] and stays as it is; success is judged here, on the float32 images that
     are returned. `provenance` is stored beside attack, settings, library and seed. `advance(n)` is called after n
     images. Same seed, batch and machine: same bytes. Raises UsageError for an unknown attack, InputError where there
-    is nothing to attack, MissingError without Foolbox.
+    is nothing to attack, MissingError without the library that carries the attack out. Runs where the weights are.
     """
     attack = parse_attack(attack) if isinstance(attack, str) else attack
-    foolbox = library()
+    made_by = _made_by(attack)
+    device = device_of(net)
     clean = as_input(images)
     source = np.flatnonzero(_labels(net, clean, batch) == labels)
     advance(len(images) - len(source))
@@ -186,13 +167,13 @@ def run_attack(
             f"use data of its own classes"
         )
     pieces = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for start in range(0, len(source), batch):
             index = source[start : start + batch]
-            given = torch.from_numpy(clean[index])
-            found = attack.function(net, given, torch.from_numpy(labels[index]), **attack.settings)
-            pieces.append(found.detach().clamp(0.0, 1.0).numpy())
+            given, truth = torch.from_numpy(clean[index]).to(device), torch.from_numpy(labels[index]).to(device)
+            found = attack.function(net, given, truth, **attack.settings)
+            pieces.append(found.detach().clamp(0.0, 1.0).cpu().numpy())
             advance(len(index))
     attacked = np.concatenate(pieces)
     change = (attacked - clean[source]).reshape(len(source), -1).astype(np.float64)
@@ -208,7 +189,7 @@ def run_attack(
         provenance={
             "attack": attack.name,
             "settings": dict(attack.settings),
-            "library": f"foolbox {foolbox.__version__}, torch {torch.__version__}",
+            "library": made_by,
             "seed": seed,
             "batch": batch,
             "images_given": len(images),
@@ -217,51 +198,29 @@ def run_attack(
     )
 
 
-def library() -> ModuleType:
-    """Foolbox. Raises MissingError where it is not installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # raised by its own imports
-        return require("foolbox", "attack the original")
-
-
-def _call(
-    attack: Any, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float | None
-) -> torch.Tensor:
-    with _frozen(net):
-        model = library().PyTorchModel(net, bounds=(0, 1), device="cpu")
-        found: torch.Tensor = attack(model, images, labels, epsilons=epsilon)[1]
-    return found
-
-
-@contextmanager
-def _frozen(net: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients of the weights inside (an attack needs those of the image); restored after."""
-    training = {module: module.training for module in net.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in net.parameters()}
-    net.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, want in wanted.items():
-            parameter.requires_grad_(want)
+def _made_by(attack: Attack) -> str:
+    """Whose code carries the attack out, with its version and torch's. Raises MissingError where it is missing."""
+    version = library().__version__ if attack.by == "foolbox" else pdtool.__version__
+    return f"{attack.by} {version}, torch {torch.__version__}"
 
 
 def _labels(net: torch.nn.Module, planes: NDArray[np.float32], batch: int) -> NDArray[np.int64]:
-    with torch.inference_mode(), _frozen(net):
-        steps = range(0, len(planes), batch)
-        labels = [net(torch.from_numpy(planes[i : i + batch])).argmax(1).numpy() for i in steps]
+    device, steps = device_of(net), range(0, len(planes), batch)
+    with torch.inference_mode(), frozen(net):
+        labels = [net(torch.from_numpy(planes[i : i + batch]).to(device)).argmax(1).cpu().numpy() for i in steps]
     return np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64)
 
 
-def _number(value: str, text: str, *, whole: bool) -> Setting:
+def _number(value: str, text: str, like: Setting) -> Setting:
+    """`value` as a number of the kind of `like`: a switch, a whole number or any."""
     above, _, below = value.partition("/")
+    switch, whole = isinstance(like, bool), isinstance(like, int)
     try:
         number = float(above) / float(below) if below else float(above)
-        if number < 0 or not np.isfinite(number) or (whole and number != int(number)):
+        if number < 0 or not np.isfinite(number) or (whole and number != int(number)) or (switch and number > 1):
             raise ValueError
     except (ValueError, ZeroDivisionError):
-        kind = "a whole number" if whole else "a number or a fraction such as 8/255"
-        raise UsageError(f"attack {text!r}: expected {kind} of at least 0, got {value!r}") from None
-    return int(number) if whole else number
+        kind = "a whole number of at least 0" if whole else "a number or a fraction such as 8/255 of at least 0"
+        kind = "1 (on) or 0 (off)" if switch else kind
+        raise UsageError(f"attack {text!r}: expected {kind}, got {value!r}") from None
+    return bool(number) if switch else int(number) if whole else number

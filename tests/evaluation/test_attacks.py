@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attack_common import margin, other_class
 from pdtool.evaluation.attacked import Attacked, write_attacked
-from pdtool.evaluation.attacks import ATTACKS, parse_attack, run_attack
+from pdtool.evaluation.attacks import ATTACKS, PRESETS, parse_attack, run_attack
 from pdtool.images import as_input
 
 Labels = NDArray[np.int64]
@@ -20,6 +21,8 @@ QUICK = {
     "fgsm": "fgsm:epsilon=0.1",
     "bim": "bim:epsilon=0.1,step=0.02,steps=6",
     "pgd": "pgd:epsilon=0.1,step=0.02,steps=6",
+    "pgd-margin": "pgd-margin:epsilon=0.1,step=0.02,steps=6",
+    "mim": "mim:epsilon=0.1,step=0.02,steps=6",
     "deepfool": "deepfool:steps=20",
     "cw": "cw:steps=60,step=0.05",
 }
@@ -57,7 +60,7 @@ def test_norms_are_those_of_the_change(
     change = result.images - images[result.source].astype(np.float32) / 255
     assert np.allclose(result.linf, np.abs(change).max(axis=(1, 2, 3)), atol=1e-6)
     assert np.allclose(result.l2, np.linalg.norm(change.reshape(len(result), -1), axis=1), atol=1e-5)
-    if name in ("fgsm", "bim", "pgd"):
+    if "epsilon" in parse_attack(name).settings:
         assert result.linf.max() <= 0.1 + 1e-6
 
 
@@ -102,7 +105,7 @@ def test_the_net_and_the_random_state_are_left_as_they_were(
 def test_provenance_says_how_it_was_made(attacked: dict[str, Attacked]) -> None:
     provenance = attacked["pgd"].provenance
     assert provenance["attack"] == "pgd" and provenance["seed"] == 3 and provenance["images_given"] == 64
-    assert provenance["settings"] == {"epsilon": 0.1, "step": 0.02, "steps": 6}
+    assert provenance["settings"] == {"epsilon": 0.1, "step": 0.02, "steps": 6, "targeted": False}
     assert provenance["library"].startswith("foolbox 3.")
 
 
@@ -122,9 +125,22 @@ def test_stored_images_are_bit_for_bit_the_attacked_ones(tmp_path: Path, attacke
 
 
 def test_settings_are_parsed() -> None:
-    assert parse_attack("pgd:epsilon=4/255,steps=3").settings == {"epsilon": 4 / 255, "step": 2 / 255, "steps": 3}
+    assert parse_attack("pgd:epsilon=4/255,steps=3").settings == {
+        "epsilon": 4 / 255,
+        "step": 2 / 255,
+        "steps": 3,
+        "targeted": False,
+    }
     assert parse_attack("fgsm").spec == "fgsm:epsilon=0.03"
-    assert ATTACKS["fgsm"].settings == {"epsilon": 0.03}
+    assert parse_attack("fgsm:targeted=1").spec == "fgsm:epsilon=0.03,targeted=1"
+    assert ATTACKS["fgsm"].settings == {"epsilon": 0.03, "targeted": False}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_attacks_that_parse_and_differ(name: str) -> None:
+    chosen = [parse_attack(spec) for spec in PRESETS[name]]
+    assert len({attack.spec for attack in chosen}) == len(chosen) > 0
+    assert [parse_attack(attack.spec).name for attack in chosen] == [attack.name for attack in chosen]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +155,7 @@ def test_settings_are_parsed() -> None:
         ("pgd:step=2", "step is at most 1; write step=2/255"),
         ("bim:steps=0", "expected at least 1 for steps, got 0"),
         ("cw:searches=0", "expected at least 1 for searches, got 0"),
+        ("pgd:targeted=2", r"expected 1 \(on\) or 0 \(off\), got '2'"),
         ("pgd:steps=1.5", "expected a whole number of at least 0, got '1.5'"),
     ],
 )
@@ -150,3 +167,36 @@ def test_wrong_settings_are_refused(text: str, message: str) -> None:
 def test_nothing_to_attack_is_an_error(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
     with pytest.raises(InputError, match="classifies none of the 64 images correctly"):
         run_attack(net, images, np.full_like(labels, 99), "fgsm")
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if "targeted" in attack.settings])
+def test_targeted_attacks_lead_to_the_class_that_was_drawn(
+    net: torch.nn.Module, images: Scans, labels: Labels, name: str
+) -> None:
+    attack = parse_attack(f"{name}:epsilon=0.4" + (",step=0.04,steps=20" if name != "fgsm" else "") + ",targeted=1")
+    given, truth = torch.from_numpy(as_input(images)), torch.from_numpy(labels)
+    torch.manual_seed(0)
+    targets = other_class(truth, 10)
+    assert not (targets == truth).any() and len(targets.unique()) == 10
+    torch.manual_seed(0)
+    reached = (net(attack.function(net, given, truth, **attack.settings)).argmax(1) == targets).float().mean()
+    assert reached > (0.25 if name == "fgsm" else 0.9)
+
+
+def test_margin_is_positive_exactly_where_the_label_is_not_the_nets() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    assert margin(logits, torch.tensor([0, 1])).tolist() == [-1.0, 2.0]
+
+
+def test_more_confidence_is_more_confidence(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
+    lead = []
+    for confidence in (0, 5, 20):
+        found = run_attack(net, images[:16], labels[:16], f"cw:confidence={confidence},searches=3,steps=60,step=0.05")
+        with torch.no_grad():
+            led = margin(net(torch.from_numpy(as_input(found.images))), torch.from_numpy(found.labels)).numpy()
+        assert found.success.mean() > 0.9
+        assert (
+            led[found.success] > 0.99 * confidence - 0.01
+        ).mean() > 0.4  # the rest comes near: to half of it or less
+        lead.append(led[found.success].mean())
+    assert lead == sorted(lead)
