@@ -1,13 +1,54 @@
-"""What the attacks share: the net held still, gradients of the image, margins, other classes and random draws."""
+"""What the attacks share: settings as text, the net held still, gradients of the image, margins, other classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
-__all__ = ["Setting", "device_of", "frozen", "gradient", "logits_of", "margin", "other_class"]
+from pdtool.errors import UsageError
+
+__all__ = [
+    "Setting",
+    "device_of",
+    "frozen",
+    "gradient",
+    "logits_of",
+    "margin",
+    "other_class",
+    "read_settings",
+    "spec_of",
+]
 
 Setting = float | int | bool
+IN_PIXELS = ("epsilon", "step")  # settings in units of pixels, where an epsilon is among them
+AT_LEAST_ONE = ("steps", "searches")  # settings that count something that must happen
+
+
+def spec_of(name: str, settings: Mapping[str, Setting]) -> str:
+    """Name and settings as they are given on the command line; a switch that is off is left out."""
+    said = [f"{key}={value:g}" for key, value in settings.items() if value is not False]
+    return f"{name}:" + ",".join(said) if said else name
+
+
+def read_settings(kind: str, text: str, options: str, known: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The `known` settings with `options` ("key=value,...", behind the name in `text`) put in; `kind`: "attack", ...
+
+    Raises UsageError for an unknown setting, or a value that is no number of its range.
+    """
+    settings, said = dict(known), f"{kind} {text!r}"
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in settings:
+            takes = f"it takes {', '.join(settings)}" if settings else "it takes none"
+            raise UsageError(f"{kind} {text.partition(':')[0]} has no setting {key!r}; {takes}")
+        settings[key] = number = _number(value, said, settings[key])
+        if number > 1 and "epsilon" in settings and key in IN_PIXELS:
+            levels = number if number <= 255 else 8
+            raise UsageError(f"{said}: pixels lie in [0, 1], {key} is at most 1; write {key}={levels:g}/255")
+        if number == 0 and key in AT_LEAST_ONE:
+            raise UsageError(f"{said}: expected at least 1 for {key}, got 0")
+    return settings
 
 
 @contextmanager
@@ -55,3 +96,18 @@ def other_class(labels: torch.Tensor, classes: int) -> torch.Tensor:
     """A random class other than the label for each of `labels` (N,), drawn from torch's random state."""
     drawn = torch.randint(classes - 1, labels.shape).to(labels.device)
     return drawn + (drawn >= labels)
+
+
+def _number(value: str, said: str, like: Setting) -> Setting:
+    """`value` as a number of the kind of `like`: a switch, a whole number or any."""
+    above, _, below = value.partition("/")
+    switch, whole = isinstance(like, bool), isinstance(like, int)
+    try:
+        number = float(above) / float(below) if below else float(above)
+        if number < 0 or not np.isfinite(number) or (whole and number != int(number)) or (switch and number > 1):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        kind = "a whole number of at least 0" if whole else "a number or a fraction such as 8/255 of at least 0"
+        kind = "1 (on) or 0 (off)" if switch else kind
+        raise UsageError(f"{said}: expected {kind}, got {value!r}") from None
+    return bool(number) if switch else int(number) if whole else number

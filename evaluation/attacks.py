@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import pdtool
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.attack_common import Setting, device_of, frozen
+from pdtool.evaluation.attack_common import Setting, device_of, frozen, read_settings, spec_of
 from pdtool.evaluation.attack_foolbox import bim, cw, deepfool, fgsm, library, mim, pgd
 from pdtool.evaluation.attack_pgd import pgd_margin
 from pdtool.evaluation.attack_presets import PRESETS
@@ -42,8 +42,7 @@ class Attack:
     @property
     def spec(self) -> str:
         """Name and settings as `--attack` takes them, e.g. "fgsm:epsilon=0.03"; a switch that is off is left out."""
-        said = [f"{key}={value:g}" for key, value in self.settings.items() if value is not False]
-        return f"{self.name}:" + ",".join(said)
+        return spec_of(self.name, self.settings)
 
 
 # Settings: those of the papers that this screener comes from, where they name them, in [0, 1] pixels; `pgd` at the
@@ -108,7 +107,6 @@ ATTACKS: dict[str, Attack] = {
         ),
     )
 }
-AT_LEAST_ONE = ("steps", "searches")  # settings that count something that must happen
 
 
 def parse_attack(text: str) -> Attack:
@@ -123,18 +121,7 @@ def parse_attack(text: str) -> Attack:
     if name not in ATTACKS:
         raise UsageError(f"unknown attack {name!r}; expected one of {', '.join(ATTACKS)}")
     attack = ATTACKS[name]
-    settings = dict(attack.settings)
-    for option in filter(None, options.split(",")):
-        key, _, value = option.partition("=")
-        if key not in settings:
-            raise UsageError(f"attack {name} has no setting {key!r}; it takes {', '.join(settings)}")
-        settings[key] = number = _number(value, text, settings[key])
-        if number > 1 and "epsilon" in settings and key in ("epsilon", "step"):
-            levels = number if number <= 255 else 8
-            raise UsageError(f"attack {text!r}: pixels lie in [0, 1], {key} is at most 1; write {key}={levels:g}/255")
-        if number == 0 and key in AT_LEAST_ONE:
-            raise UsageError(f"attack {text!r}: expected at least 1 for {key}, got 0")
-    return replace(attack, settings=settings)
+    return replace(attack, settings=read_settings("attack", text, options, attack.settings))
 
 
 def run_attack(
@@ -209,18 +196,3 @@ def _labels(net: torch.nn.Module, planes: NDArray[np.float32], batch: int) -> ND
     with torch.inference_mode(), frozen(net):
         labels = [net(torch.from_numpy(planes[i : i + batch]).to(device)).argmax(1).cpu().numpy() for i in steps]
     return np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64)
-
-
-def _number(value: str, text: str, like: Setting) -> Setting:
-    """`value` as a number of the kind of `like`: a switch, a whole number or any."""
-    above, _, below = value.partition("/")
-    switch, whole = isinstance(like, bool), isinstance(like, int)
-    try:
-        number = float(above) / float(below) if below else float(above)
-        if number < 0 or not np.isfinite(number) or (whole and number != int(number)) or (switch and number > 1):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        kind = "a whole number of at least 0" if whole else "a number or a fraction such as 8/255 of at least 0"
-        kind = "1 (on) or 0 (off)" if switch else kind
-        raise UsageError(f"attack {text!r}: expected {kind}, got {value!r}") from None
-    return bool(number) if switch else int(number) if whole else number
