@@ -67,7 +67,15 @@ def compress(
         list[str] | None, typer.Option(help="Leave this layer, and those coupled to it, whole; repeatable.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Training: paper (the default), or distilled (imitate the original).")
+        str | None,
+        typer.Option(
+            help="Training: paper (the default), distilled (imitate the original), or hardened (on attacks on the "
+            "original, too)."
+        ),
+    ] = None,
+    hardening: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for --recipe hardened, e.g. epsilon=8/255; repeatable: docs/compress.md."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Passes over the data, a member.")] = None,
     flip: options.Flip = False,
@@ -97,6 +105,7 @@ def compress(
     set_quiet(quiet)
     from pdtool.compress.cluster import check_cluster
     from pdtool.compress.cluster import cluster as workers
+    from pdtool.compress.hardening import HARDENINGS, parse_hardening
     from pdtool.compress.making import here
     from pdtool.compress.methods import check_options, method_named
     from pdtool.compress.plan import plan_pool
@@ -111,11 +120,21 @@ def compress(
         )
     board = find(device) if device is not None else None
     single = method_named(method).single
-    training = {"epochs": epochs is not None, "recipe": recipe is not None, "flip": flip}
+    training = {
+        "epochs": epochs is not None,
+        "recipe": recipe is not None,
+        "hardening": bool(hardening),
+        "flip": flip,
+    }
     check_options(method, [name for name, given in training.items() if given])
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
     tuning = RECIPES[recipe or "paper"]
+    hard = HARDENINGS.get(tuning.name)
+    if hardening and hard is None:
+        raise UsageError(f"--hardening goes with --recipe {' or '.join(HARDENINGS)}, not with {tuning.name}")
+    if hard is not None:
+        hard = parse_hardening(hardening or [], hard)
     request = PoolRequest(
         weights=weights,
         data=data,
@@ -133,6 +152,7 @@ def compress(
         tau=tau,
         ignore=tuple(ignore or []),
         recipe=replace(tuning, epochs=tuning.epochs if epochs is None else epochs, flip=flip),
+        hardening=hard,
         seed=seed,
         min_accuracy=min_accuracy,
         max_drop=max_drop,

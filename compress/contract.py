@@ -6,10 +6,11 @@ from typing import Literal
 
 from torch import nn
 
+from pdtool.compress.hardening import Hardening
 from pdtool.compress.original import Original
 from pdtool.compress.prune import Unit
 from pdtool.compress.split import Labelled
-from pdtool.compress.training import Hooks, Recipe, TrainingSet, fit
+from pdtool.compress.training import Crafted, Hooks, Recipe, TrainingSet, fit
 from pdtool.jsonform import JsonValue
 
 __all__ = ["TRAINING", "Draft", "Method", "Settings", "Task", "fine_tune"]
@@ -38,7 +39,8 @@ class Task:
 
     `units` are what may lose channels (for methods that prune channels), `layers` the names of the convolutions and
     linear layers whose weights may be zeroed or mutated (for the others). `held` are the images that accuracies are
-    measured on. `tick(1)` is to be called as often as `Method.steps` says, `tick(0)` within a step that may be long.
+    measured on. Where members are hardened, `crafted` are the images crafted as `hardening` says, once for all of them.
+    `tick(1)` is to be called as often as `Method.steps` says, `tick(0)` within a step that may be long.
     """
 
     original: Original
@@ -48,6 +50,8 @@ class Task:
     recipe: Recipe  # resolved for `training`
     training: TrainingSet
     held: Labelled
+    hardening: Hardening | None = None
+    crafted: Crafted | None = None
     seed: int = 0
     tick: Callable[[int], None] = lambda steps: None
 
@@ -87,7 +91,21 @@ class Method:
 
 
 def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: Hooks | None = None) -> None:
-    """Train the net by the task's recipe, for `epochs` where given; the original is the teacher."""
+    """Train the net by the task's recipe, for `epochs` where given; the original is the teacher.
+
+    Raises ValueError where the task is to harden members and nothing was crafted.
+    """
+    if task.hardening is not None and task.crafted is None:
+        raise ValueError("members are to be hardened, but no images were crafted")
     recipe = task.recipe if epochs is None else replace(task.recipe, epochs=epochs)
     teacher = task.original.net
-    fit(net, task.training, recipe, seed=task.seed, teacher=teacher, hooks=hooks, tick=task.tick)
+    fit(
+        net,
+        task.training,
+        recipe,
+        seed=task.seed,
+        teacher=teacher,
+        crafted=task.crafted,
+        hooks=hooks,
+        tick=task.tick,
+    )

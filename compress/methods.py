@@ -31,7 +31,8 @@ def method_named(name: str) -> Method:
 def check_options(name: str, given: Iterable[str]) -> None:
     """Raise UsageError where an option (a name of `Method.options`) does not go with the method."""
     for option in given:
-        if option not in METHODS[name].options:
-            takers = ", ".join(other for other, method in METHODS.items() if option in method.options)
+        of = "recipe" if option == "hardening" else option  # whoever trains can train on crafted images
+        if of not in METHODS[name].options:
+            takers = ", ".join(other for other, method in METHODS.items() if of in method.options)
             spelled = option.replace("_", "-").replace("group-rates", "group-rate")
             raise UsageError(f"--{spelled} does not go with --method {name}; it is for {takers}")

@@ -1,11 +1,11 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode, and weights that want no gradient, for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["evaluating"]
+__all__ = ["evaluating", "frozen"]
 
 
 @contextmanager
@@ -18,3 +18,15 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """No gradients of the weights inside, those of the inputs alone; afterwards as before."""
+    wanted = {parameter: parameter.requires_grad for parameter in net.parameters()}
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, want in wanted.items():
+            parameter.requires_grad_(want)

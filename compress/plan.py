@@ -8,8 +8,9 @@ from itertools import chain
 
 import numpy as np
 
-from pdtool.compress.contract import Draft
+from pdtool.compress.contract import Draft, Task
 from pdtool.compress.costs import count, count_nonzero
+from pdtool.compress.crafting import BATCH, craft_for, crafting_steps
 from pdtool.compress.member import member_seed
 from pdtool.compress.prepare import PoolRequest, Prepared, prepare
 from pdtool.compress.training import accuracy, estimate_norms
@@ -24,6 +25,7 @@ __all__ = ["BoardFit", "PoolPlan", "Spread", "fits_board", "plan_pool"]
 STARTED = 8  # members that are started to see how large they are
 STEPS = 100  # steps that are timed
 WARM = 3  # steps before them: memory is allocated in the first ones
+CRAFTED = 4  # batches that are crafted and timed
 PATIENCE = 2.0  # seconds after which fewer will do
 AT_MOST = 10.0  # seconds after which a single step is given up
 
@@ -94,10 +96,12 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     """
     begun = time.perf_counter()
     ready = prepare(request)
-    task, the = ready.task, ready.task.original
-    right = accuracy(the.net, task.held.images, task.held.labels, the.preprocessing)
+    the = ready.task.original
+    right = accuracy(the.net, ready.task.held.images, ready.task.held.labels, the.preprocessing)
     costs = count(the.net, the.spec.input)
     once = time.perf_counter() - begun
+    task, crafting = _crafted(ready.task, request.seed)
+    ready, once = replace(ready, task=task), once + crafting
     sizes, start = _sizes(ready, request)
     macs, lengths, parameters = zip(*sizes, strict=True)
     typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
@@ -147,6 +151,18 @@ def fits_board(parameters: int, board: DeviceProfile) -> BoardFit:
         fp32=fits(parameters * ITEM_BYTES["fp32"], board, basis=basis),
         fp16=fits(parameters * ITEM_BYTES["fp16"], board, basis=basis),
     )
+
+
+def _crafted(task: Task, seed: int) -> tuple[Task, float]:
+    """The task with a few of its crafted images, and the seconds that all of them take."""
+    batches = crafting_steps(task)
+    if not batches:
+        return task, 0.0
+    ends, started = list[float](), time.perf_counter()
+    few = craft_for(task, seed, tick=lambda _: ends.append(time.perf_counter()), count=min(CRAFTED, batches) * BATCH)
+    # the first batch is slower, memory is allocated in it
+    each = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
+    return few, batches * each
 
 
 def _draft(ready: Prepared, request: PoolRequest, index: int) -> Draft:

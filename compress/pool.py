@@ -1,5 +1,6 @@
 """Classifier to pool: many differently pruned, fine-tuned copies and what is needed to rebuild and judge them."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 
 import pdtool
 from pdtool.artifacts import Pool, PoolMember, PoolModel, write_entry
+from pdtool.compress.contract import Task
+from pdtool.compress.crafting import craft_for, crafting_steps
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.making import Job, Make, here
 from pdtool.compress.member import judge, member_seed, model_files, recipe_key, save
@@ -101,7 +104,8 @@ def _members(
         seed = member_seed(request.seed, index)
         jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed)))
     left = [job for job in jobs if job.id not in place.kept]
-    with watch("compress", ready.method.steps(ready.task) * len(left)) as watched:
+    crafting = crafting_steps(ready.task) if left else 0
+    with watch("compress", crafting + ready.method.steps(ready.task) * len(left)) as watched:
         for note in (*ready.notes, *place.notes):
             watched.say(note)
         watched.say(
@@ -111,7 +115,12 @@ def _members(
             if job.id in place.kept:
                 members[job.id] = place.kept[job.id]
                 watched.say(_line(judge(members[job.id], floor), original, "kept from an earlier run"))
-        for outcome in make(request.method, ready.task, left, watched.advance):
+        task = ready.task
+        if crafting:
+            begun = time.perf_counter()
+            task = craft_for(task, request.seed, tick=watched.advance)
+            watched.say(_crafted_line(task, time.perf_counter() - begun))
+        for outcome in make(request.method, task, left, watched.advance):
             id, made = outcome.job.id, outcome.made
             if isinstance(made, Exception):
                 errors[id] = made
@@ -121,6 +130,12 @@ def _members(
             members[id] = made.member
             watched.say(_line(judge(made.member, floor), original, f"in {outcome.seconds:.1f} s"))
     return [members[job.id] for job in jobs if job.id in members], errors
+
+
+def _crafted_line(task: Task, seconds: float) -> str:
+    assert task.crafted is not None
+    attacks = int(task.crafted.attacked.sum())
+    return f"crafted {len(task.crafted):,} images, {attacks:,} of them attacks on the original, in {seconds:.1f} s"
 
 
 def _none_used(members: Sequence[PoolMember], floor: float, original: PoolModel) -> GateError:

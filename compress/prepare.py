@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pdtool.compress.contract import Method, Settings, Task
+from pdtool.compress.hardening import Hardening
 from pdtool.compress.masks import weight_layers
 from pdtool.compress.methods import METHODS, check_options, method_named
 from pdtool.compress.original import Original, load_labelled, original_of, pick_device, read_weights
@@ -30,7 +31,7 @@ class PoolRequest:
 
     A member is used only with an accuracy of at least `min_accuracy`, or, where that is None, of at least the
     original's less `max_drop`, both on held-out images: a tenth of the data, or `holdout`. `recipe` is how members are
-    trained, by the methods that train.
+    trained, by the methods that train; with `hardening` on crafted images, too.
     """
 
     weights: Path
@@ -49,6 +50,7 @@ class PoolRequest:
     tau: float | None = None
     ignore: tuple[str, ...] = ()
     recipe: Recipe = RECIPES["paper"]
+    hardening: Hardening | None = None
     seed: int = 0
     min_accuracy: float | None = None
     max_drop: float = 0.1
@@ -68,6 +70,8 @@ class PoolRequest:
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"{name} should lie in [0, 1], is {share}")
         check_options(self.method, self.given)
+        if self.hardening is not None:
+            check_options(self.method, ["hardening"])
         for name, count in (
             ("round-to", self.round_to),
             ("rounds", self.rounds),
@@ -133,6 +137,7 @@ def prepare(request: PoolRequest) -> Prepared:
         recipe=request.recipe.resolved(len(kept)),
         training=TrainingSet.of(kept.images, kept.labels, original.preprocessing, place),
         held=held,
+        hardening=request.hardening,
     )
     method = METHODS[request.method]
     settings, more = method.settle(task)
@@ -140,6 +145,8 @@ def prepare(request: PoolRequest) -> Prepared:
     recipe = encode(task.recipe) if "recipe" in method.options else {}
     if "epochs" not in method.options:
         recipe.pop("epochs", None)
+    if task.hardening is not None:
+        recipe["hardening"] = encode(task.hardening)
     key: dict[str, JsonValue] = {
         "original": sha256_bytes(weights_bytes(original.net, original.metadata())),
         "data": given.fingerprint,

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,74 +14,12 @@ from torch.nn import functional as F
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import Normalised
 from pdtool.compress.modes import evaluating
-from pdtool.errors import GateError, UsageError
+from pdtool.compress.recipe import RECIPES, Recipe
+from pdtool.compress.training_set import FORMAT, Crafted, TrainingSet, as_pixels
+from pdtool.errors import GateError
 from pdtool.images import Images
 
-__all__ = ["RECIPES", "Hooks", "Recipe", "TrainingSet", "accuracy", "device_of", "fit", "predict"]
-
-
-# Nets are trained with the channels last in memory. CPU time a step with one thread, first in last: ResNet-18 of width
-# 16, batch 128: 591 -> 434 ms, half its channels pruned 253 -> 203, three quarters 148 -> 134; VGG-16 of width 16: 277
-# -> 212, pruned 139 -> 106; LeNet-5 the same; slower only with some 2 channels a layer left (91 -> 102).
-FORMAT = torch.channels_last
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a net is trained: SGD with Nesterov momentum, learning rate warmed up over 20 % of the steps to `lr`, then
-    a cosine down to 0; every image shifted by up to `shift` pixels, edges repeated, and made brighter or darker by
-    up to the share `light`; batch norm estimated anew at the end.
-
-    With a teacher the loss is (1 - distill) x cross-entropy + distill x temperature^2 x KL(teacher || net), both
-    softened by `temperature` (Hinton et al. 2015, section 2).
-    """
-
-    name: str
-    epochs: int
-    batch: int | None = None  # None: 32 below 4,000 images, 64 below 20,000, else 128
-    lr: float = 0.1  # for a batch of 128; scaled by sqrt(batch / 128)
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip: float = 2.0  # largest norm of a step's gradient: nets without batch norm survive high learning rates
-    label_smoothing: float = 0.0
-    distill: float = 0.0
-    temperature: float = 4.0
-    shift: int = 2
-    light: float = 0.4
-    flip: bool = False  # off: traffic signs and digits change their meaning in a mirror
-    norm_images: int = 2048  # images that batch norm is estimated on at the end
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for a number that no training can use."""
-        for name in ("lr", "clip", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} should be a number above 0, is {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"weight_decay should be a number of at least 0, is {self.weight_decay}")
-        for name in ("momentum", "label_smoothing", "distill", "light"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} should lie in [0, 1], is {getattr(self, name)}")
-
-    def resolved(self, images: int) -> "Recipe":
-        """The recipe for so many images, nothing left open."""
-        batch = self.batch or (32 if images < 4_000 else 64 if images < 20_000 else 128)
-        return replace(self, batch=min(images, batch))
-
-    def steps(self, images: int) -> int:
-        """Optimiser steps on so many images; those left over at the end of an epoch are dropped until the next."""
-        batch = self.resolved(images).batch
-        assert batch is not None
-        return self.epochs * (images // batch)
-
-
-# "paper": every pruned member is trained on the training data again, as in the papers. "distilled": it imitates the
-# original too. Accuracy measured at rate 0.5: LeNet-5 on digits 0.990 and 0.992 (mean of 8); ResNet-18 of width 16 on
-# 43 traffic signs (original 0.960) 0.947 and 0.920, the latter in 1.6 times the time: imitation is no default.
-RECIPES = {
-    "train": Recipe(name="train", epochs=16),
-    "paper": Recipe(name="paper", epochs=10),
-    "distilled": Recipe(name="distilled", epochs=10, distill=0.3, temperature=2.0),
-}
+__all__ = ["RECIPES", "Crafted", "Hooks", "Recipe", "TrainingSet", "accuracy", "device_of", "fit", "predict"]
 
 
 @dataclass(frozen=True)
@@ -98,57 +36,6 @@ class Hooks:
     after_step: Callable[[nn.Module], None] | None = None
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Images (N, H, W, C), uint8 or float32 in [0, 1], and labels (N,) int64, in memory; how nets normalise them."""
-
-    images: Tensor
-    labels: Tensor
-    mean: Tensor = field(repr=False)
-    std: Tensor = field(repr=False)
-
-    @staticmethod
-    def of(
-        images: Images, labels: NDArray[np.int64], preprocessing: Preprocessing, device: str = "cpu"
-    ) -> "TrainingSet":
-        """From arrays; everything is put on `device`."""
-        return TrainingSet(
-            torch.from_numpy(np.ascontiguousarray(images)).to(device),
-            torch.from_numpy(np.ascontiguousarray(labels)).to(device),
-            torch.tensor(preprocessing.mean, device=device).reshape(1, -1, 1, 1),
-            torch.tensor(preprocessing.std, device=device).reshape(1, -1, 1, 1),
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: str) -> "TrainingSet":
-        """The same on another device."""
-        return TrainingSet(*(part.to(device) for part in (self.images, self.labels, self.mean, self.std)))
-
-    def pixels(self, index: Tensor | slice) -> Tensor:
-        """Those images as float32 (B, C, H, W) in [0, 1]."""
-        return _as_pixels(self.images[index])
-
-    def shifted(self, index: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-        """Those images, each shifted (and mirrored) at random, as float32 (B, C, H, W) in [0, 1]."""
-        count, (height, width), device = len(index), self.images.shape[1:3], self.images.device
-        shifts = torch.randint(-recipe.shift, recipe.shift + 1, (2, count, 1), generator=generator).to(device)
-        rows = (torch.arange(height, device=device) + shifts[0]).clamp_(0, height - 1)
-        columns = (torch.arange(width, device=device) + shifts[1]).clamp_(0, width - 1)
-        if recipe.flip:
-            mirrored = (torch.rand(count, 1, generator=generator) < 0.5).to(device)
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        pixels = _as_pixels(self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]])
-        light = 1 + recipe.light * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
-        return pixels.mul_(light.to(device)).clamp_(0, 1)
-
-
-def _as_pixels(images: Tensor) -> Tensor:
-    planes = images.permute(0, 3, 1, 2).contiguous()
-    return planes.float().div_(255) if images.dtype == torch.uint8 else planes
-
-
 def fit(
     net: nn.Module,
     data: TrainingSet,
@@ -156,12 +43,15 @@ def fit(
     *,
     seed: int,
     teacher: nn.Module | None = None,
+    crafted: Crafted | None = None,
     hooks: Hooks | None = None,
     tick: Callable[[int], None] = lambda steps: None,
 ) -> float:
     """Train `net` (which takes normalised inputs) in place and leave it in evaluation mode; returns seconds.
 
-    `tick(1)` is called after every batch. The global random state is left as it was.
+    With `crafted` images a share of every batch is drawn from them, in place of as many of the data's own: batches
+    stay as large and as many. The teacher teaches nothing about images that were attacked. `tick(1)` is called after
+    every batch. The global random state is left as it was.
     Raises GateError where the loss is no longer a number.
     """
     started = time.perf_counter()
@@ -189,18 +79,26 @@ def fit(
         for model in filter(None, (net, teacher)):
             model.to(memory_format=FORMAT)  # type: ignore[call-overload]  # torch documents it
         net.train()
+        share = 0 if crafted is None else round(crafted.share * recipe.batch)
+        drawn = None if crafted is None else _draws(len(crafted), share, generator)
         for step, index in enumerate(_batches(len(data), recipe.batch, recipe.epochs, generator)):
             for group in optimiser.param_groups:
                 group["lr"] = lr * _schedule(step, steps)
-            index = index.to(data.labels.device)
+            index = index[share:].to(data.labels.device)
             pixels, labels = data.shifted(index, recipe, generator), data.labels[index]
             if hooks.augment is not None:
                 pixels, labels = hooks.augment(pixels, labels, generator)
+            taught = None
+            if crafted is not None and drawn is not None:
+                picked = next(drawn).to(data.labels.device)
+                taught = torch.cat([torch.ones_like(labels, dtype=torch.bool), ~crafted.attacked[picked]])
+                pixels = torch.cat([pixels, as_pixels(crafted.images[picked])])
+                labels = torch.cat([labels, crafted.labels[picked]])
             inputs = ((pixels - data.mean) / data.std).contiguous(memory_format=FORMAT)
             with torch.autocast(device.type, dtype=half, enabled=half is not None):
                 logits = net(inputs)
             logits = logits.float()
-            loss = _loss(logits, labels, recipe, teacher, inputs)
+            loss = _loss(logits, labels, recipe, teacher, inputs, taught)
             if hooks.loss is not None:
                 loss = loss + hooks.loss(net, inputs, labels, logits)
             if not math.isfinite(loss.item()):
@@ -239,6 +137,16 @@ def _batches(count: int, size: int, epochs: int, generator: torch.Generator) -> 
         yield from (order[i : i + size] for i in range(0, count - size + 1, size))
 
 
+def _draws(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Without end: `size` of `count` images, all of them in a new order again and again."""
+    left = torch.zeros(0, dtype=torch.long)
+    while True:
+        while len(left) < size:
+            left = torch.cat([left, torch.randperm(count, generator=generator)])
+        yield left[:size]
+        left = left[size:]
+
+
 def _schedule(step: int, steps: int) -> float:
     warm = 0.2 * steps
     if step < warm:
@@ -246,15 +154,26 @@ def _schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
-def _loss(logits: Tensor, labels: Tensor, recipe: Recipe, teacher: nn.Module | None, inputs: Tensor) -> Tensor:
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+def _loss(
+    logits: Tensor, labels: Tensor, recipe: Recipe, teacher: nn.Module | None, inputs: Tensor, taught: Tensor | None
+) -> Tensor:
+    """As the recipe says; images that are not `taught` (B,) have their label alone."""
     if teacher is None or recipe.distill == 0:
-        return loss
+        return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if taught is None:
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        return (1 - recipe.distill) * loss + recipe.distill * _divergence(logits, recipe, teacher, inputs)
+    losses = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
+    share = taught.float().mean()
+    loss = (losses * (1 - recipe.distill * taught.float())).mean()
+    return loss + recipe.distill * share * _divergence(logits[taught], recipe, teacher, inputs[taught])
+
+
+def _divergence(logits: Tensor, recipe: Recipe, teacher: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
         target = F.log_softmax(teacher(inputs) / recipe.temperature, dim=1)
     soft = F.log_softmax(logits / recipe.temperature, dim=1)
-    divergence = F.kl_div(soft, target, reduction="batchmean", log_target=True)
-    return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
+    return recipe.temperature**2 * F.kl_div(soft, target, reduction="batchmean", log_target=True)
 
 
 def estimate_norms(net: nn.Module, data: TrainingSet, images: int) -> None:
@@ -289,7 +208,7 @@ def predict(net: nn.Module, images: Images, *, batch: int = 256) -> NDArray[np.i
     labels = []
     with torch.inference_mode(), evaluating(net):
         for start in range(0, len(images), batch):
-            pixels = _as_pixels(torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device))
+            pixels = as_pixels(torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device))
             labels.append(net(pixels).argmax(1).cpu().numpy())
     return np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64)
 

@@ -42,7 +42,13 @@ def pack(method: str, task: Task, threads: int | None) -> Shipment:
     return Shipment(
         version=version(),
         method=method,
-        task=replace(task, original=replace(original, net=nn.Identity()), training=data.to("cpu"), tick=_ignore),
+        task=replace(
+            task,
+            original=replace(original, net=nn.Identity()),
+            training=data.to("cpu"),
+            crafted=None if task.crafted is None else task.crafted.to("cpu"),
+            tick=_ignore,
+        ),
         state={name: tensor.detach().cpu() for name, tensor in original.net.state_dict().items()},
         cuda=data.labels.is_cuda,
         threads=threads,
@@ -79,7 +85,10 @@ def _unpack(shipment: Shipment) -> Task:
         name = require("distributed", "make members on a cluster").get_worker().name
         place = device_of_worker(name, torch.cuda.device_count()) if shipment.cuda else "cpu"
         task = replace(
-            task, original=replace(task.original, net=net.eval().to(place)), training=task.training.to(place)
+            task,
+            original=replace(task.original, net=net.eval().to(place)),
+            training=task.training.to(place),
+            crafted=None if task.crafted is None else task.crafted.to(place),
         )
         _unpacked[id(shipment)] = shipment, task  # the shipment, too: an id is its own only while it lives
     return _unpacked[id(shipment)][1]

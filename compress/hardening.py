@@ -1,0 +1,71 @@
+"""What hardening is asked for: numbers that go with the recipe, and their form on the command line."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+from pdtool.errors import UsageError
+
+__all__ = ["HARDENINGS", "Hardening", "parse_hardening"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """How members are trained to see through attacks on the original: on images crafted once a pool.
+
+    Attacked images move up to `epsilon` away from the image in every pixel (L-inf), or by as much in the root mean
+    square (L2), each by a random part of it and in a random number of gradient steps.
+    """
+
+    share: float = 0.5  # of every batch that is crafted
+    crafted: float = 2.0  # crafted images for each training image
+    benign: float = 0.25  # of the crafted images: noise, blur and the like, no attack
+    epsilon: float = 10 / 255  # largest change, pixels in [0, 1]
+    steps: int = 4  # most gradient steps of an attack
+    targeted: float = 0.35  # of the attacks: towards a random wrong label; the rest away from the true one
+    l2: float = 0.3  # of the attacks: bounded in L2 instead of L-inf
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number that cannot be used."""
+        for name in ("share", "benign", "targeted", "l2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"hardening: {name} should lie in [0, 1], is {getattr(self, name):g}")
+        if not 0 < self.epsilon <= 1:
+            raise UsageError(f"hardening: epsilon should lie in (0, 1], pixels do, is {self.epsilon:g}; write 10/255")
+        if not 0 < self.crafted < math.inf:
+            raise UsageError(f"hardening: crafted should be a number above 0, is {self.crafted:g}")
+        if not 1 <= self.steps <= 1000:
+            raise UsageError(f"hardening: steps should lie in 1..1000, is {self.steps}")
+        if self.share == 1:
+            raise UsageError("hardening: share should be below 1: members must see clean images, too")
+
+
+HARDENINGS = {"hardened": Hardening()}  # recipe -> what goes with it
+
+
+def parse_hardening(texts: Iterable[str], base: Hardening) -> Hardening:
+    """`base` with the settings of `NAME=VALUE[,NAME=VALUE...]`; a value may be a fraction.
+
+    Raises UsageError for an unknown name or a value that is no number of its range.
+
+    >>> parse_hardening(["epsilon=8/255,steps=2"], Hardening()).steps
+    2
+    """
+    whole = {field.name: isinstance(getattr(base, field.name), int) for field in fields(base)}
+    given: dict[str, float] = {}
+    for part in filter(None, ",".join(texts).split(",")):
+        name, _, value = part.partition("=")
+        if name not in whole:
+            raise UsageError(f"hardening has no setting {name!r}; it takes {', '.join(whole)}")
+        given[name] = _number(value, part, whole=whole[name])
+    return replace(base, **given)  # type: ignore[arg-type]  # whole numbers where they should be
+
+
+def _number(value: str, text: str, *, whole: bool) -> float:
+    above, _, below = value.partition("/")
+    try:
+        number = int(value) if whole else float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        kind = "a whole number" if whole else "a number or a fraction such as 10/255"
+        raise UsageError(f"hardening: {text!r} should be NAME=VALUE with {kind}") from None
+    return number
