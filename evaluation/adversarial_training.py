@@ -1,0 +1,211 @@
+"""Adversarially trained models, to compare with: trained on images that are attacked anew at every step.
+
+Three regimes, by name in `REGIMES`, each on top of the ordinary training loop, its schedule and its augmentation. All
+perturb pixels in [0, 1] by at most `epsilon` and keep them there. They differ from the papers in that loop alone, and
+in that batch norm is estimated at the end on clean images, as for every net that is trained here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pdtool
+from pdtool.compress.models import build
+from pdtool.compress.modes import evaluating
+from pdtool.compress.original import Original, Trained, load_labelled, pick_device
+from pdtool.compress.split import align, hold_back
+from pdtool.compress.training import RECIPES, Hooks, Recipe, TrainingSet, accuracy, device_of, fit, half_of
+from pdtool.compress.watch import Watch, silent
+from pdtool.compress.weights import save_weights
+from pdtool.data import load_data
+from pdtool.errors import InputError, UsageError
+from pdtool.jsonform import canonical, encode
+
+__all__ = ["REGIMES", "Regime", "adversarial_hooks", "train_adversarially"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """How images are attacked while a net is trained; pixels in [0, 1]. `beta` is given for TRADES only.
+
+    Without `beta` the net is trained on attacked images in place of clean ones: `steps` signed gradient steps of `step`
+    on the cross-entropy, from a random point within `epsilon`, with batch norm as in training (as Madry's and Wong's
+    programs do). With it, on the clean images and on `beta` times the divergence of its answers to attacked ones, which
+    are made to raise that divergence with batch norm as in use (as Zhang's program does).
+    """
+
+    name: str
+    description: str
+    source: str
+    epsilon: float = 8 / 255
+    step: float
+    steps: int
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for settings that attack nothing."""
+        if not 0 < self.epsilon <= 1 or not 0 < self.step <= 1 or self.steps < 1:
+            raise UsageError(
+                f"regime {self.name}: expected epsilon and step in (0, 1] (pixels lie in [0, 1]) and at least one "
+                f"step, got {self.epsilon}, {self.step} and {self.steps}"
+            )
+
+    @property
+    def spec(self) -> str:
+        """Name and settings, e.g. "fast-at:epsilon=0.0313725,step=0.0392157,steps=1"."""
+        beta = "" if self.beta is None else f",beta={self.beta:g}"
+        return f"{self.name}:epsilon={self.epsilon:g},step={self.step:g},steps={self.steps}{beta}"
+
+
+# Settings of the papers for CIFAR-10; TRADES' own epsilon is 0.031, a little less than 8/255.
+REGIMES: Mapping[str, Regime] = {
+    regime.name: regime
+    for regime in (
+        Regime(
+            name="pgd-at",
+            description="trained on PGD",
+            source="Madry et al. 2018",
+            step=2 / 255,
+            steps=7,
+        ),
+        Regime(
+            name="trades",
+            description="trained to answer the same within epsilon",
+            source="Zhang et al. 2019",
+            step=0.007,
+            steps=10,
+            beta=6.0,
+        ),
+        Regime(
+            name="fast-at",
+            description="trained on one step from a random start (FGSM-RI)",
+            source="Wong et al. 2020",
+            step=10 / 255,
+            steps=1,
+        ),
+    )
+}
+
+
+def train_adversarially(
+    regime: Regime,
+    original: Original,
+    data: str,
+    out: Path,
+    *,
+    test: str | None = None,
+    recipe: Recipe = RECIPES["train"],
+    seed: int = 0,
+    device: str = "auto",
+    force: bool = False,
+    watch: Watch = silent,
+) -> Trained:
+    """Train a net of the original's spec, classes and preprocessing from scratch, and write weights as `train` does.
+
+    `accuracy` is that on clean images: the tenth of `data` that `train` and `compress` hold back, or `test`. The file
+    loads like any original's; its metadata also says the regime. An epoch takes about steps + 1 times as long as
+    ordinary training. Raises InputError for unusable data or an existing `out` (unless `force`), GateError where the
+    loss is no longer a number.
+    """
+    if out.suffix != ".safetensors":
+        raise UsageError(f"the weights' file should end in .safetensors, is {out}")
+    if out.exists() and not force:
+        raise InputError(f"{out}: exists already; choose another file or replace it by force")
+    place, spec = pick_device(device), original.spec
+    dataset = load_labelled(data, spec)
+    kept, held = hold_back(align(dataset, original.classes), dataset.groups, spec=data)
+    if test is not None:
+        held = align(load_data(test, spec.input, role="test"), original.classes)
+    training = TrainingSet.of(kept.images, kept.labels, original.preprocessing, place)
+    recipe, steps = recipe.resolved(len(kept)), recipe.steps(len(kept))
+    net = build(spec, seed=seed).to(place)
+    with watch(f"train {spec.name} by {regime.name}", steps) as task:
+        hooks = adversarial_hooks(regime, net, training, seed=seed)
+        seconds = fit(net, training, recipe, seed=seed, hooks=hooks, tick=task.advance)
+    rate = accuracy(net, held.images, held.labels, original.preprocessing)
+    metadata = Original(spec, net, original.classes, original.preprocessing).metadata() | {
+        "accuracy": str(round(rate, 6)),
+        "accuracy_images": str(len(held)),
+        "data": data,
+        "data_fingerprint": dataset.fingerprint,
+        "seed": str(seed),
+        "recipe": canonical(encode(recipe)).decode(),
+        "regime": regime.spec,
+        "pdtool": pdtool.__version__,
+    }
+    save_weights(out, net, metadata)
+    return Trained(
+        file=str(out),
+        model=str(spec),
+        classes=len(original.classes),
+        train_images=len(kept),
+        steps=steps,
+        accuracy=rate,
+        accuracy_images=len(held),
+        accuracy_on=test or "held back from the data",
+        seconds=seconds,
+    )
+
+
+def adversarial_hooks(regime: Regime, net: nn.Module, data: TrainingSet, *, seed: int) -> Hooks:
+    """What `fit(net, data, ...)` needs to train by the regime. `net` takes normalised inputs."""
+
+    def augment(pixels: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        start = pixels + regime.epsilon * (2 * _random(torch.rand, pixels, generator) - 1)
+
+        def loss(given: Tensor) -> Tensor:
+            return F.cross_entropy(given, labels, reduction="sum")
+
+        return _ascend(regime, net, data, pixels, start, loss), labels
+
+    noise = torch.Generator().manual_seed(seed)
+
+    def divergence(net: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        pixels = inputs * data.std + data.mean
+        with evaluating(net), torch.no_grad():
+            wanted = F.softmax(_logits(net, data, pixels), dim=1)
+
+        def loss(given: Tensor) -> Tensor:
+            return F.kl_div(F.log_softmax(given, dim=1), wanted, reduction="sum")
+
+        start = pixels + 0.001 * _random(torch.randn, pixels, noise)
+        with evaluating(net):
+            attacked = _ascend(regime, net, data, pixels, start, loss)
+        given = F.log_softmax(_logits(net, data, attacked), dim=1)
+        assert regime.beta is not None
+        return regime.beta * F.kl_div(given, F.softmax(logits, dim=1), reduction="batchmean")
+
+    return Hooks(augment=augment) if regime.beta is None else Hooks(loss=divergence)
+
+
+def _ascend(
+    regime: Regime, net: nn.Module, data: TrainingSet, pixels: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Signed gradient steps from `start` that raise the loss of the net's logits, never far from the pixels."""
+    attacked = _near(start, pixels, regime.epsilon)
+    for _ in range(regime.steps):
+        attacked.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(_logits(net, data, attacked)), attacked)
+        attacked = _near(attacked.detach() + regime.step * gradient.sign(), pixels, regime.epsilon)
+    return attacked
+
+
+def _near(attacked: Tensor, pixels: Tensor, epsilon: float) -> Tensor:
+    return attacked.clamp(pixels - epsilon, pixels + epsilon).clamp_(0, 1)
+
+
+def _logits(net: nn.Module, data: TrainingSet, pixels: Tensor) -> Tensor:
+    device = device_of(net)
+    half = half_of(device)
+    with torch.autocast(device.type, dtype=half, enabled=half is not None):
+        logits: Tensor = net((pixels - data.mean) / data.std)
+    return logits.float()
+
+
+def _random(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that every device draws the same."""
+    return draw(like.shape, generator=generator).to(like.device)
