@@ -76,6 +76,37 @@ def test_one_hardened_model_needs_no_number_of_members(weights: Path, tmp_path: 
     assert len(pool.members) == 1 and pool.options == {"rounds": 2, "search_epochs": 1, "tau": 3.0}
 
 
+def test_the_hardened_recipe_and_its_settings_reach_the_pool(weights: Path, tmp_path: Path) -> None:
+    settings = ("--recipe", "hardened", "--hardening", "crafted=0.2,epsilon=1/10", "--hardening", "steps=2")
+    result = run(weights, tmp_path / "POOL", *settings)
+    assert result.exit_code == 0, result.output
+    line = result.stderr.splitlines()[1]
+    assert line.startswith("crafted 178 images, ") and "of them attacks on the original, in " in line
+    recipe = open_pool(tmp_path / "POOL").pool.recipe
+    hardening = recipe["hardening"]
+    assert isinstance(hardening, dict) and recipe["name"] == "hardened" and recipe["epochs"] == 1
+    assert (hardening["crafted"], hardening["epsilon"], hardening["steps"]) == (0.2, 0.1, 2)
+    again = run(weights, tmp_path / "POOL", *settings)
+    assert "kept from an earlier run" in again.stderr and "crafted" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--hardening", "steps=2"), "--hardening goes with --recipe hardened, not with paper"),
+        (("--recipe", "hardened", "--hardening", "step=2"), "hardening has no setting 'step'; it takes share"),
+        (("--method", "mutation-gf", "--hardening", "steps=2"), "does not go with --method mutation-gf"),
+        (("--recipe", "hard"), "unknown recipe 'hard'; expected one of"),
+    ],
+)
+def test_hardening_that_makes_no_sense_is_refused(
+    weights: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run(weights, tmp_path / "POOL", *arguments)
+    assert isinstance(result.exception, UsageError) and message in str(result.exception)
+    assert not (tmp_path / "POOL").exists()
+
+
 def test_mutants_say_what_was_changed(weights: Path, tmp_path: Path) -> None:
     call = ["--weights", str(weights), "--data", "digits", "--members", "1", "--max-drop", "1", "--rate", "0.03"]
     result = CliRunner().invoke(app, [*call, "--method", "mutation-ws", "--out", str(tmp_path / "POOL")])
