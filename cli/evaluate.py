@@ -1,13 +1,18 @@
 """`pdtool evaluate`: how much a bundle catches, what it costs, how often it is wrong."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pdtool.cli import options
 from pdtool.cli.output import emit, note, percent, progress, set_quiet, table
 from pdtool.wording import number
+
+if TYPE_CHECKING:
+    from pdtool.evaluation.results import Frames
 
 
 def evaluate(
@@ -17,14 +22,46 @@ def evaluate(
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="fgsm, bim, pgd, deepfool or cw, with settings if wanted: pgd:epsilon=8/255,steps=20; "
-            "may be given several times (default: fgsm and deepfool)."
+            help="fgsm, bim, pgd, deepfool, cw or any other of docs/attacks.md, with settings if wanted: "
+            "pgd:epsilon=8/255,steps=20; may be given several times (default: fgsm and deepfool)."
         ),
     ] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="A set of attacks: quick, strong or a paper's; may be given several times.")
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="A benign change, such as noise or jpeg:quality=50, or all: how often is it flagged?"),
+    ] = None,
+    foreign: Annotated[
+        list[str] | None, typer.Option(metavar="DATA", help="Images of other classes: how often are they flagged?")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="BUNDLE", help="The same pool exported otherwise, e.g. to int8: how many labels differ?"),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Another detector on the same images, or all; fitted on --baseline-data."),
+    ] = None,
+    baseline_data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Clean labelled images that baselines are fitted on (training).")
+    ] = None,
     limit: options.Limit = None,
+    limit_attack: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="Give that attack at most N images, evenly over the data, e.g. cw=200."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the reports and the attacked images.")] = Path(
         "pdtool-evaluation"
     ),
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep attacked images there and use again what was made alike; evaluations of several pools of one "
+            "original may share it (default: in --out)."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 128,
     memory_budget: Annotated[
@@ -37,50 +74,65 @@ def evaluate(
 ) -> None:
     """Attack POOL's original on labelled images and screen clean and attacked ones through its BUNDLE.
 
-    Writes report.html, report.md, report.json, verdicts.jsonl, the attacked images and a mixed stream to --out.
+    Writes report.html, report.md, report.json, verdicts.jsonl, votes.npz, the attacked images and a mixed stream to
+    --out. Started again after it was stopped, it goes on with the next attack.
     """
     set_quiet(quiet)
-    from pdtool.evaluation.evaluate import DEFAULT_ATTACKS, evaluate_bundle
+    from pdtool.evaluation.chosen import attack_limits
+    from pdtool.evaluation.evaluate import DEFAULT_ATTACKS, Extras, evaluate_bundle
 
+    extras = Extras(
+        presets=preset or (),
+        controls=control or (),
+        foreign=foreign or (),
+        compare=compare or (),
+        limits=attack_limits(limit_attack or ()),
+        baselines=baseline or (),
+        baseline_data=baseline_data,
+        images=images,
+    )
     result = evaluate_bundle(
         bundle,
         pool,
         data,
-        attack or DEFAULT_ATTACKS,
+        attack or (() if preset else DEFAULT_ATTACKS),
         out=out,
+        extras=extras,
         limit=limit,
         seed=seed,
         batch=batch,
         memory_budget=memory_budget,
         model=model,
         force=force,
+        command=shlex.join(["pdtool", *sys.argv[1:]]),
         watch=progress,
     )
     if json:
         emit(result)
         return
-    clean = result.clean
-    rows = [
-        ("clean", clean.images, percent(clean.flagged.share), "", "", number(clean.models_used), number(clean.cost)),
-        (
-            "  of them misclassified",
-            clean.wrong_flagged.count,
-            percent(clean.wrong_flagged.share),
-            *("", "", "", ""),
-        ),
-        *(
-            (
-                f"attacked: {a.name}",
-                a.flagged.count,
-                percent(a.flagged.share),
-                number(a.auroc, 3),
-                percent(a.corrected.share),
-                number(a.models_used),
-                number(a.cost),
-            )
-            for a in result.attacks
-        ),
+    from pdtool.evaluation.report_words import summary
+
+    every, wrong = result.clean.every, result.clean.wrong
+    rows: list[tuple[object, ...]] = [
+        ("clean", *_frames(every), "", "", "", number(every.models_used.value), number(every.cost.value)),
+        ("  of them misclassified", *_frames(wrong), *[""] * 5),
     ]
-    headers = ("frames", "n", "flagged", "AUROC", "corrected right", "members asked", "cost, runs of the original")
-    table(f"{bundle}: screened {clean.images} clean images and what attacks made of them", headers, rows)
+    for a in result.attacks:
+        own = a.graded if result.subject.evidence == "graded" else a.lcr
+        told = (number(own.auroc.value, 3), percent(own.tpr_5.share), percent(a.corrected.share))
+        spent = (number(a.frames.models_used.value), number(a.frames.cost.value))
+        rows.append((f"attacked: {a.name}", *_frames(a.frames), *told, *spent))
+    for b in result.benign:
+        spent = (number(b.frames.models_used.value), number(b.frames.cost.value))
+        name = f"control: {b.name}" if b.kind == "control" else b.name
+        rows.append((name, *_frames(b.frames), number(b.lcr.auroc.value, 3), "", "", *spent))
+    title = f"{bundle}: screened {every.count} clean images and what attacks made of them"
+    headers = ("frames", "n", "flagged", "AUROC", "TPR at 5 % FPR", "corrected right", "members asked", "passes")
+    table(title, headers, rows)
+    for line in summary(result):
+        note(line)
     note(f"report: {out / 'report.html'}")
+
+
+def _frames(frames: "Frames") -> tuple[object, ...]:
+    return frames.count, percent(frames.flagged.share)

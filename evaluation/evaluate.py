@@ -1,40 +1,71 @@
 """Attack the original, screen clean and attacked images through the exported bundle, count, write the reports."""
 
 import json
+import os
+import shutil
 import time
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pdtool
-from pdtool.artifacts import Bundle, FileEntry
-from pdtool.compress.folder import PoolFolder, open_pool
+from pdtool.artifacts import FileEntry
+from pdtool.compress.folder import open_pool
 from pdtool.compress.watch import Watch, silent
-from pdtool.data import Dataset, labels_as, load_data, refuse_seen
-from pdtool.decisions import Calibration
+from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.attacked import Attacked, write_attacked
-from pdtool.evaluation.attacks import ATTACKS, Attack, parse_attack, run_attack
-from pdtool.evaluation.metrics import auroc, mean, rate
-from pdtool.evaluation.report import Evidence, html_report, markdown_report
-from pdtool.evaluation.results import AttackResult, CleanResult, Evaluation, Subject
-from pdtool.evaluation.screening import Screened, screen_set
+from pdtool.evaluation.attacked import Attacked
+from pdtool.evaluation.baselines import BaselineResult, run_baselines
+from pdtool.evaluation.benign import choose_controls, compare, open_other, screen_control, screen_foreign
+from pdtool.evaluation.chosen import attack_limits, choose_attacks, evenly
+from pdtool.evaluation.counting import attack_result, clean_result, overall, worst_case, wrong_result
+from pdtool.evaluation.detectors import DETECTORS
+from pdtool.evaluation.image_store import Job, attack_or_reuse
+from pdtool.evaluation.mixed import mixed_stream
+from pdtool.evaluation.report import Evidence, html_report
+from pdtool.evaluation.report_markdown import markdown_report
+from pdtool.evaluation.results import Evaluation
+from pdtool.evaluation.screening import screen_set
+from pdtool.evaluation.subject import machine_here, subject_of
 from pdtool.files import npz_bytes, sha256_file, write_atomic
-from pdtool.images import as_input, size_of
+from pdtool.images import size_of
 from pdtool.jsonform import encode
 from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import OpenBundle, open_bundle, pretty
 from pdtool.runtime.screener import Screener
 
-__all__ = ["DEFAULT_ATTACKS", "evaluate_bundle", "mixed_stream"]
+__all__ = ["DEFAULT_ATTACKS", "Extras", "evaluate_bundle"]
 
 DEFAULT_ATTACKS = ("fgsm", "deepfool")
+# What the folder OUT may hold that --force replaces; attacked images lay beside the reports in older versions
+OWN = ("report.html", "report.md", "verdicts.jsonl", "votes.npz", "mixed.npz", "attacked", "*.npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is evaluated beside the attacks named: everything here is optional.
+
+    `presets`: names of `PRESETS`. `controls`: benign changes, "all" for each. `foreign`: data specs of images of other
+    classes. `compare`: other exports of the same pool. `limits`: attack name -> most images that it is given.
+    `baselines`: other detectors, "all" for each, fitted on the data spec `baseline_data`. `images`: a folder for the
+    attacked images, which several evaluations may share.
+    """
+
+    presets: Sequence[str] = ()
+    controls: Sequence[str] = ()
+    foreign: Sequence[str] = ()
+    compare: Sequence[Path] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+    baselines: Sequence[str] = ()
+    baseline_data: str | None = None
+    images: Path | None = None
 
 
 @dataclass
@@ -57,201 +88,192 @@ def evaluate_bundle(
     attacks: Sequence[str] = DEFAULT_ATTACKS,
     *,
     out: Path,
+    extras: Extras = Extras(),
     limit: int | None = None,
     seed: int = 0,
     batch: int = 128,
     memory_budget: str | None = None,
     model: str | None = None,
     force: bool = False,
+    command: str = "",
     watch: Watch = silent,
 ) -> Evaluation:
     """Evaluate a calibrated bundle against attacks on its pool's original and write the folder `out`.
 
-    Written: report.html, report.md, report.json, verdicts.jsonl (every frame), one .npz of attacked images an attack
-    and mixed.npz (clean and attacked images in turn). `data` is read in the role "test"; `limit` takes that many
-    images of it. Raises InputError for a bundle that is not this pool's, for the images the pool was made on, and
-    for data that does not fit; UsageError for an unknown attack; what opening bundle and pool raises.
+    Written: report.html, report.md, report.json, verdicts.jsonl (every frame), votes.npz (what every member said of
+    every frame), mixed.npz (clean and attacked images in turn) and attacked/, an .npz an attack. `data` is read in the
+    role "test"; `limit` takes that many images of it, evenly. Attacked images are kept from the moment they are made,
+    in `extras.images` or beside `out`, so that a run that was stopped goes on where it was. `command` is printed in
+    the reports.
+
+    Raises InputError for a bundle that is not this pool's, for the images the pool was made on, and for data that does
+    not fit; UsageError for an unknown attack; what opening bundle and pool raises.
     """
-    chosen = _named(attacks)
+    chosen, controls = choose_attacks(attacks, extras.presets), choose_controls(extras.controls)
+    limits = attack_limits([f"{name}={count}" for name, count in extras.limits.items()])
+    baselines = _baselines(extras)
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool, model=model)
     calibration = opened.calibration
     if calibration is None:
         raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
-    subject = _subject(opened, of, calibration)
+    subject = subject_of(opened, of, calibration)
+    others = [open_other(folder, opened) for folder in extras.compare]
     Screener.open(bundle, memory_budget=memory_budget).close()  # a budget that is too small is said before the attacks
-    own = ["report.html", "report.md", "verdicts.jsonl", "mixed.npz"]
-    own += [f"{name}{number}.npz" for name in ATTACKS for number in ("", "-*")]
-    inputs = (bundle, pool, Path(data.partition("#")[0]))
-    with new_folder(out, force=force, marker="report.json", own=own, inputs=inputs) as folder:
+    specs = (data, *extras.foreign, *([extras.baseline_data] if extras.baseline_data else []))
+    inputs = (bundle, pool, *extras.compare, *(Path(spec.partition("#")[0]) for spec in specs))
+    kept = _kept(out, extras.images)
+    if extras.images is not None:
+        inputs = (*inputs, kept)
+    with new_folder(out, force=force, marker="report.json", own=OWN, inputs=inputs) as folder:
         with clock.step("read the data"):
-            clean_data = load_data(data, size_of(opened.bundle.preprocessing), role="test", limit=limit)
+            size = size_of(opened.bundle.preprocessing)
+            clean_data = load_data(data, size, role="test", limit=limit)
             truth = labels_as(clean_data, opened.bundle.classes)
+            foreign = [load_data(spec, size, role="test", limit=limit, labelled=False) for spec in extras.foreign]
+            fit = _fit_data(extras.baseline_data, clean_data, opened) if baselines else None
         if truth is None:
             raise InputError(f"{data}: has no labels; an attack is judged by them")
         refuse_seen(clean_data, opened.read(opened.bundle.seen), opened.made_on)
         refuse_seen(clean_data, b64decode(calibration.seen), "the bundle was calibrated on")
-        net = of.original()
-        base = {"model": of.pool.model, "model_sha256": of.pool.original.file.sha256, "data": data}
-        base |= {"data_fingerprint": clean_data.fingerprint, "pdtool": pdtool.__version__}
+        job = Job(
+            net=of.original(),
+            images=clean_data.images,
+            labels=truth,
+            classes=opened.bundle.classes,
+            seed=seed,
+            batch=batch,
+            model_sha256=of.pool.original.file.sha256,
+            data_fingerprint=clean_data.fingerprint,
+            about={"model": of.pool.model, "data": data},
+        )
         attacked: dict[str, Attacked] = {}
+        made: list[Path] = []
+        files: dict[str, FileEntry] = {}
+        kept.mkdir(parents=True, exist_ok=True)
         for name, attack in chosen.items():
-            with clock.step(f"attack with {name}"), watch(f"attack with {name}", len(truth)) as task:
-                found = run_attack(
-                    net, clean_data.images, truth, attack,
-                    seed=seed, batch=batch, provenance=base, advance=task.advance,
-                )  # fmt: skip
-                task.say(f"{attack.spec}: fooled the original on {int(found.success.sum())} of {len(found)} images")
-            write_attacked(folder / f"{name}.npz", found, opened.bundle.classes)
-            attacked[name] = found
+            with clock.step(f"attack with {name}"):
+                earlier = None if extras.images else out / "attacked" / f"{name}.npz"
+                attacked[name], path = attack_or_reuse(job, name, attack, limits.get(attack.name), kept, earlier, watch)
+            made.append(path)
+            if extras.images is None:
+                path = _linked(path, folder / "attacked" / f"{name}.npz")
+            files[name] = FileEntry(path=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
         write_atomic(folder / "mixed.npz", mixed_stream(clean_data, truth, attacked, opened.bundle))
-        with clock.step("screen"), watch("screen", len(opened.models) * (1 + len(attacked))) as task:
+        sets = 1 + len(attacked) + len(controls) + len(foreign) + len(others)
+        with clock.step("screen"), watch("screen", len(opened.models) * sets) as task:
             screen = partial(screen_set, bundle, seed=seed, memory_budget=memory_budget, advance=task.advance)
             clean = screen("clean", clean_data.images, truth, np.arange(len(truth)))
             screened = {name: screen(name, a.images, a.labels, a.source) for name, a in attacked.items()}
+            benign = [screen_control(name, c, clean, screen, seed=seed) for name, c in controls.items()]
+            benign += [screen_foreign(images, clean, screen) for images in foreign]
+            members = [member.id for member in opened.bundle.members]
+            compared = [compare(other, calibration, members, clean, task.advance) for other in others]
+        rows: tuple[BaselineResult, ...] = ()
+        if fit is not None:
+            with clock.step("baselines"):
+                fooling = {name: s.images[s.wrong] for name, s in screened.items() if s.wrong.any()}
+                rows = run_baselines(
+                    baselines, job.net, fit, clean_data.images, fooling, seed=seed, batch=batch, watch=watch
+                )
+        results = tuple(
+            attack_result(
+                name,
+                chosen[name],
+                files[name],
+                len(evenly(len(truth), limits.get(chosen[name].name))),
+                found,
+                screened[name],
+                clean,
+            )
+            for name, found in attacked.items()
+        )
         evaluation = Evaluation(
             pdtool=pdtool.__version__,
+            command=command,
+            machine=machine_here(calibration.engines),
             subject=subject,
             data=data,
             data_fingerprint=clean_data.fingerprint,
+            images="attacked" if extras.images is None else str(extras.images),
             seed=seed,
-            clean=_clean_result(clean),
-            attacks=tuple(
-                _attack_result(chosen[name], name, folder / f"{name}.npz", found, screened[name], clean)
-                for name, found in attacked.items()
-            ),
-            whole_pool_cost=1 + sum(m.macs for m in opened.bundle.members) / opened.bundle.original.macs,
+            order=clean.order,
+            overall=overall(results, calibration.evidence),
+            worst_case=worst_case(clean, list(screened.values())),
+            clean=clean_result(clean),
+            wrong=wrong_result(clean),
+            attacks=results,
+            benign=tuple(benign),
+            compared=tuple(compared),
+            baselines=rows,
+            baseline_data=extras.baseline_data if baselines else None,
+            whole_pool_cost=float(clean.costs[-1]),
             seconds=clock.seconds,
         )
         evidence = Evidence(clean, tuple(screened.values()), opened.bundle.classes)
-        lines = [json.dumps(encode(verdict)) for frames in (clean, *screened.values()) for verdict in frames.verdicts]
-        write_atomic(folder / "verdicts.jsonl", ("\n".join(lines) + "\n").encode())
-        write_atomic(folder / "report.json", pretty(evaluation))
-        write_atomic(folder / "report.md", markdown_report(evaluation).encode())
-        write_atomic(folder / "report.html", html_report(evaluation, evidence).encode())
+        _write(folder, evaluation, evidence)
+    if extras.images is None:
+        _drop(kept, made)
     return evaluation
 
 
-def mixed_stream(data: Dataset, truth: NDArray[np.int64], attacked: dict[str, Attacked], bundle: Bundle) -> bytes:
-    """Clean and successfully attacked images in turn, no scene twice, as the bytes of an .npz that `screen` takes.
-
-    Even images stay clean; odd ones are attacked, the attacks taking turns; where none succeeded the image is left
-    out. Arrays: images float32 (N, H, W, C), labels, classes, attack ("" where clean), source (index in the data).
-    """
-    pixels = np.moveaxis(as_input(data.images), 1, 3)
-    where = {name: {int(i): k for k, i in enumerate(a.source) if a.success[k]} for name, a in attacked.items()}
-    names = list(attacked)
-    images, labels, attack, source = [], [], [], []
-    for i in range(len(truth)):
-        name = ""
-        picture = pixels[i]
-        if i % 2:
-            turn = i // 2 % len(names) if names else 0
-            name = next((n for n in names[turn:] + names[:turn] if i in where[n]), "")
-            if not name:
-                continue
-            picture = attacked[name].images[where[name][i]]
-        images.append(picture)
-        labels.append(truth[i])
-        attack.append(name)
-        source.append(i)
-    return npz_bytes(
-        {
-            "images": np.stack(images).astype(np.float32),
-            "labels": np.array(labels, dtype=np.int64),
-            "classes": np.array(bundle.classes),
-            "attack": np.array(attack, dtype=np.str_),
-            "source": np.array(source, dtype=np.int64),
-        }
-    )
+def _kept(out: Path, images: Path | None) -> Path:
+    """Where attacked images are kept while they are made: beside `out`, which appears only at the end."""
+    if images is None:
+        return out.with_name(f"{out.name}.attacked")
+    if out.resolve() in (images.resolve(), *images.resolve().parents):
+        raise UsageError(f"--images {images}: lies in --out {out}, which is replaced as a whole; give a folder beside")
+    return images
 
 
-def _named(attacks: Sequence[str]) -> dict[str, Attack]:
-    """Each attack under a name that is a file name: its own, with -2, -3 behind it for other settings of the same."""
-    if not attacks:
-        raise UsageError("expected at least one attack, got none; add --attack fgsm")
-    named: dict[str, Attack] = {}
-    for text in attacks:
-        attack = parse_attack(text)
-        if attack in named.values():
-            raise UsageError(f"attack {text!r} is given twice with the same settings; give it once")
-        times = 1 + sum(other.name == attack.name for other in named.values())
-        named[attack.name if times == 1 else f"{attack.name}-{times}"] = attack
-    return named
+def _linked(path: Path, to: Path) -> Path:
+    """The file under a second name, without a copy where the file system can do that."""
+    to.parent.mkdir(exist_ok=True)
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+    return to
 
 
-def _subject(opened: OpenBundle, of: PoolFolder, calibration: Calibration) -> Subject:
-    bundle, pool = opened.bundle, of.pool
-    weights = {member.id: member.model.file.sha256 for member in pool.members}
-    weights[bundle.original.id] = pool.original.file.sha256
-    same = pool.classes == bundle.classes and pool.preprocessing == bundle.preprocessing
-    if not same or any(weights.get(model.id) != model.weights_sha256 for model in opened.models):
-        raise InputError(
-            f"{opened.folder}: was not exported from the pool {of.folder}; give the pool that it came from"
-        )
-    return Subject(
-        model=pool.model,
-        method=pool.method,
-        rate=pool.rate,
-        members=len(bundle.members),
-        original_accuracy=pool.original.accuracy,
-        original_macs=bundle.original.macs,
-        member_macs=float(np.mean([member.macs for member in bundle.members])),
-        bundle_digest=bundle.digest,
-        rule=calibration.rule,
-        evidence=calibration.evidence,
-        target_fpr=calibration.target_fpr,
-        confidence=calibration.confidence,
-        fpr_upper=calibration.fpr_upper,
-        p0=calibration.p0,
-        p1=calibration.p1,
-        max_models=calibration.max_models,
-        calibration_data=calibration.data,
-        calibration_images=calibration.fit_images + calibration.check_images,
-    )
+def _drop(kept: Path, made: Sequence[Path]) -> None:
+    """Remove what was kept for a run that might have been stopped, and the folder where nothing else is in it."""
+    with suppress(OSError):
+        for path in made:
+            if path.parent == kept:
+                path.unlink(missing_ok=True)
+        kept.rmdir()
 
 
-def _clean_result(clean: Screened) -> CleanResult:
-    return CleanResult(
-        images=len(clean),
-        accuracy=rate(~clean.wrong),
-        flagged=rate(clean.flagged),
-        right_flagged=rate(clean.flagged[~clean.wrong]),
-        wrong_flagged=rate(clean.flagged[clean.wrong]),
-        unscreened=int((~clean.screened).sum()),
-        models_used=mean(clean.used),
-        most_models_used=int(clean.used.max(initial=0)),
-        cost=mean(clean.cost),
-        label_change_rate=mean(clean.lcr),
-        diversity=clean.diversity,
-    )
+def _baselines(extras: Extras) -> tuple[str, ...]:
+    if not extras.baselines:
+        return ()
+    if extras.baseline_data is None:
+        raise UsageError("a baseline is fitted on clean images of its own; add --baseline-data DATA (training images)")
+    unknown = [name for name in extras.baselines if name not in (*DETECTORS, "all")]
+    if unknown:
+        raise UsageError(f"unknown baseline {unknown[0]!r}; expected all or one of {', '.join(DETECTORS)}")
+    return tuple(DETECTORS) if "all" in extras.baselines else tuple(dict.fromkeys(extras.baselines))
 
 
-def _attack_result(
-    attack: Attack, name: str, path: Path, found: Attacked, screened: Screened, clean: Screened
-) -> AttackResult:
-    fooled = screened.wrong
-    caught = fooled & screened.flagged
-    return AttackResult(
-        name=name,
-        spec=attack.spec,
-        description=attack.description,
-        source=attack.source,
-        settings=dict(attack.settings),
-        file=FileEntry(path=path.name, bytes=path.stat().st_size, sha256=sha256_file(path)),
-        attacked=len(found),
-        success=rate(found.success),
-        lost=int((found.success & ~fooled).sum()),
-        linf=mean(found.linf[fooled]),
-        l2=mean(found.l2[fooled]),
-        flagged=rate(screened.flagged[fooled]),
-        auroc=auroc(clean.score, screened.score[fooled]),
-        corrected=rate(screened.corrected[caught] == screened.truth[caught]),
-        failed_flagged=rate(screened.flagged[~fooled]),
-        unscreened=int((~screened.screened).sum()),
-        models_used=mean(screened.used[fooled]),
-        most_models_used=int(screened.used[fooled].max(initial=0)),
-        cost=mean(screened.cost[fooled]),
-        label_change_rate=mean(screened.lcr[fooled]),
-        diversity=screened.diversity,
-    )
+def _fit_data(spec: str | None, data: Dataset, opened: OpenBundle) -> Dataset:
+    """What baselines are fitted on: labelled, by the bundle's classes, and not what they are judged on."""
+    assert spec is not None
+    fit = load_data(spec, size_of(opened.bundle.preprocessing), role="train")
+    refuse_seen(data, pixel_hashes(fit.images), "the baselines would be fitted on")
+    return replace(fit, labels=labels_as(fit, opened.bundle.classes), classes=opened.bundle.classes)
+
+
+def _write(folder: Path, evaluation: Evaluation, evidence: Evidence) -> None:
+    sets = (evidence.clean, *evidence.attacked)
+    lines = [json.dumps(encode(verdict)) for frames in sets for verdict in frames.verdicts]
+    arrays: dict[str, NDArray[Any]] = {"order": np.array(evidence.clean.order)}
+    for frames in sets:
+        for name in ("truth", "source", "given", "votes", "flagged", "used"):
+            arrays[f"{frames.name}/{name}"] = getattr(frames, name)
+        arrays[f"{frames.name}/graded"] = frames.graded.astype(np.float32)
+    write_atomic(folder / "verdicts.jsonl", ("\n".join(lines) + "\n").encode())
+    write_atomic(folder / "votes.npz", npz_bytes(arrays))
+    write_atomic(folder / "report.json", pretty(evaluation))
+    write_atomic(folder / "report.md", markdown_report(evaluation).encode())
+    write_atomic(folder / "report.html", html_report(evaluation, evidence).encode())

@@ -12,10 +12,12 @@ from pdtool.artifacts import BundleModel
 
 __all__ = [
     "Area",
+    "Mean",
     "Rate",
     "auroc",
     "auroc_interval",
     "mean",
+    "mean_of",
     "rate",
     "relative_cost",
     "roc_curve",
@@ -50,6 +52,19 @@ class Area:
     high: float | None
     clean: int
     attacked: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """The mean of `count` numbers with its 95 % interval, value -+ 1.96 s / sqrt(count).
+
+    All None where there are none; the interval is None for a single number, which shows no spread.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
 
 
 def rate(happened: NDArray[np.bool_]) -> Rate:
@@ -198,6 +213,15 @@ def _newcombe(area: float, n: int, m: int) -> tuple[float, float]:
 def mean(values: NDArray[Any]) -> float | None:
     """The mean, None of nothing."""
     return float(np.mean(values)) if len(values) else None
+
+
+def mean_of(values: NDArray[Any], least: float = 0.0, most: float = inf) -> Mean:
+    """The mean with its interval and its n; the interval stays within `least` and `most`, as the values do."""
+    n = len(values)
+    if n < 2:
+        return Mean(value=mean(values), low=None, high=None, count=n)
+    middle, half = float(np.mean(values)), Z * float(np.std(values, ddof=1)) / sqrt(n)
+    return Mean(value=middle, low=max(least, middle - half), high=min(most, middle + half), count=n)
 
 
 def relative_cost(used: NDArray[np.int64], original: int, members: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,14 +1,35 @@
-"""What an evaluation found, as data: report.json, and what the HTML and Markdown reports print."""
+"""What an evaluation found, as data: report.json, and what the HTML and Markdown reports print.
+
+Every figure carries its n and its 95 % interval: `Rate` (share of n frames), `Mean` (over n frames), `Area` (AUROC).
+"""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pdtool.artifacts import FileEntry
+from pdtool.evaluation.baselines import BaselineResult
 from pdtool.evaluation.diversity import Diversity
-from pdtool.evaluation.metrics import Rate
+from pdtool.evaluation.metrics import Area, Mean, Rate
 from pdtool.jsonform import JsonValue
 
-__all__ = ["AttackResult", "CleanResult", "Evaluation", "Subject"]
+__all__ = [
+    "Asked",
+    "AttackResult",
+    "BenignResult",
+    "CleanResult",
+    "CompareResult",
+    "Evaluation",
+    "Frames",
+    "Group",
+    "Machine",
+    "Overall",
+    "Separation",
+    "Subject",
+    "WorstCase",
+    "WrongResult",
+]
+
+Group = Literal["minimal-norm", "weak", "strong", "black-box"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +44,10 @@ class Subject:
     original_macs: int
     member_macs: float  # mean
     bundle_digest: str
+    precision: str
     rule: str
     evidence: str  # what a member says: label or graded
+    temperatures: Literal["calibrated", "1"]  # of the graded evidence in this report
     target_fpr: float
     confidence: float
     fpr_upper: float
@@ -36,19 +59,66 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanResult:
-    """Clean images through the exported bundle. Wrongly classified ones stay in `flagged` and are counted apart."""
+class Machine:
+    """What kind of machine measured."""
 
-    images: int
-    accuracy: Rate
+    cpu: str
+    cores: int
+    gpus: tuple[str, ...]
+    engines: str  # what ran the bundle's models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """A set of frames through the runtime's screener."""
+
+    count: int
+    cleared: Rate
     flagged: Rate
-    right_flagged: Rate  # of those that the original classifies correctly
-    wrong_flagged: Rate  # of those that it does not
     unscreened: int
-    models_used: float | None  # mean a frame
+    models_used: Mean  # members asked a frame
     most_models_used: int
-    cost: float | None  # mean a frame, in runs of the original (MACs)
-    label_change_rate: float | None  # mean, all members asked
+    cost: Mean  # forward passes of the original a frame (MACs)
+    label_change_rate: Mean  # all members asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separation:
+    """How well a score tells some frames from clean ones, whatever the calibration says.
+
+    `tpr_1` and `tpr_5`: share of them above the lowest threshold that at most 1 % and 5 % of the clean frames pass
+    (`metrics.threshold_at`); `fpr_1` and `fpr_5` are what really passes, less where scores tie.
+    """
+
+    auroc: Area
+    tpr_1: Rate
+    tpr_5: Rate
+    fpr_1: Rate
+    fpr_5: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What asking the first `members` of this session's order, and no more, buys: a point of the cost curve."""
+
+    members: int
+    cost: float  # forward passes of the original (MACs), its own included
+    lcr: Separation
+    graded: Separation
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanResult:
+    """Clean images through the exported bundle. Wrongly classified ones stay in `every` and are counted apart.
+
+    The share cleared is the detector's clean accuracy.
+    """
+
+    accuracy: Rate  # of the exported original
+    majority: Rate  # of the label that most members give
+    every: Frames
+    right: Frames  # those that the original classifies correctly
+    wrong: Frames
     diversity: Diversity  # of the members' label changes
 
 
@@ -56,44 +126,123 @@ class CleanResult:
 class AttackResult:
     """One attack on the original, and its images through the exported bundle.
 
-    `flagged` and everything below it count the attacked images that fool the exported original: `success` is judged
-    on the torch net, `lost` of those no longer fool the exported one. A flagged frame's `corrected` label is right.
+    `frames` and everything below it count the attacked images that fool the exported original: `success` is judged
+    on the torch net, `lost` of those no longer fool the exported one. Scores are told from those of every clean image,
+    in `lcr_right` from those of the clean images that the original gets right alone, which flatters.
     """
 
     name: str
     spec: str
+    group: Group
     description: str
     source: str
     settings: dict[str, JsonValue]
-    file: FileEntry
-    attacked: int  # images that the original classified correctly
+    file: FileEntry  # in the folder `Evaluation.images`
+    given: int  # images the attack was given, evenly over the data
+    attacked: int  # of those, images that the original classified correctly
     success: Rate
     lost: int
-    linf: float | None  # mean largest change of a pixel, pixels in [0, 1]
-    l2: float | None  # mean Euclidean length of the change
-    flagged: Rate
-    auroc: float | None  # of the mean evidence of all members, against every clean image
-    corrected: Rate  # of the flagged ones
+    linf: Mean  # largest change of a pixel, pixels in [0, 1]
+    l2: Mean  # Euclidean length of the change
+    frames: Frames
+    lcr: Separation  # of the label change rate, all members asked
+    graded: Separation  # of the mean graded evidence, all members asked
+    lcr_right: Separation
+    asked: tuple[Asked, ...]
+    corrected: Rate  # flagged frames whose corrected label is right
+    majority: Rate  # all of `frames`, flagged or not, whose label by the majority of all members is right
     failed_flagged: Rate  # attacked images that do not fool the original, flagged all the same
-    unscreened: int
-    models_used: float | None
-    most_models_used: int
-    cost: float | None
-    label_change_rate: float | None
     diversity: Diversity
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongResult:
+    """Clean images that the original gets wrong, judged like an attack against those that it gets right."""
+
+    frames: Frames
+    lcr: Separation
+    graded: Separation
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """Every image that at least one attack fooled the original with, and for each the attack that is seen least.
+
+    `caught`: all attacks that succeeded on the image were flagged. The scores are the lowest of each image.
+    """
+
+    inputs: int
+    caught: Rate
+    lcr: Separation
+    graded: Separation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overall:
+    """Over the attacks that fooled the original on enough images to say something; the others are named."""
+
+    attacks: int
+    too_few: tuple[str, ...]
+    mean_auroc: float | None  # of the label change rate
+    mean_auroc_graded: float | None
+    worst: str | None  # the attack with the smallest share flagged
+    worst_flagged: Rate | None
+    worst_auroc: str | None  # the attack with the lowest AUROC of the evidence that the calibration counts
+    worst_area: Area | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenignResult:
+    """Frames that nobody attacked and that should be cleared, or are at least no attack: changed or foreign ones.
+
+    `relabelled`: changed frames to which the exported original gives another label than before (None for foreign
+    ones). `lcr` tells them from the clean images that the original gets right: 0.5 is what is wanted.
+    """
+
+    name: str
+    kind: Literal["control", "foreign"]
+    spec: str
+    description: str
+    relabelled: Rate | None
+    frames: Frames
+    lcr: Separation
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareResult:
+    """The same pool exported in another way, on the clean images; its members vote under this bundle's table."""
+
+    bundle: str
+    digest: str
+    precision: str
+    relabelled: Rate  # images to which its original gives another label
+    members_relabelled: float  # share of the members' labels that differ
+    flagged: Rate
+    label_change_rate: Mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """`report.json`. Everything but `seconds` is the same for the same seed on the same machine."""
 
-    FORMAT: ClassVar[str] = "pdtool.evaluation/1"
+    FORMAT: ClassVar[str] = "pdtool.evaluation/2"
     pdtool: str
+    command: str  # as it was typed; empty from Python
+    machine: Machine
     subject: Subject
     data: str
     data_fingerprint: str
+    images: str  # the folder of the attacked images: beside this file, or as it was given
     seed: int
+    order: tuple[str, ...]  # in which members were asked
+    overall: Overall
+    worst_case: WorstCase
     clean: CleanResult
+    wrong: WrongResult
     attacks: tuple[AttackResult, ...]
+    benign: tuple[BenignResult, ...]
+    compared: tuple[CompareResult, ...]
+    baselines: tuple[BaselineResult, ...]
+    baseline_data: str | None  # what they were fitted on
     whole_pool_cost: float  # runs of the original for a frame that asks every member
     seconds: dict[str, float]  # step -> wall time

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.decisions import Verdict
-from pdtool.evaluation.diversity import Diversity, diversity
+from pdtool.decisions import EvidenceKind, Verdict
 from pdtool.evaluation.metrics import relative_cost, run_macs
 from pdtool.images import Images
 from pdtool.runtime.screener import Screener
@@ -19,22 +19,26 @@ __all__ = ["Screened", "screen_set"]
 
 @dataclass(frozen=True)
 class Screened:
-    """A set of images (N, H, W, C) with their true labels and what the bundle made of them; arrays are (N,)."""
+    """A set of images (N, H, W, C) with their true labels and what the bundle made of them.
 
-    name: str  # "clean" or the attack's
+    Arrays are (N,), or (N, M) with the members in the order in which this session asks them.
+    """
+
+    name: str  # "clean" or what was done to the images
     images: Images
     truth: NDArray[np.int64]
     source: NDArray[np.int64]  # index in the evaluated data
     verdicts: tuple[Verdict, ...]
     given: NDArray[np.int64]  # the exported original's label
-    lcr: NDArray[np.float64]  # label change rate, all members asked
-    diversity: Diversity  # of all members' label changes on the frames that count: attacked ones that fool the original
-    score: NDArray[np.float64]  # mean evidence of the calibration's kind, all members asked
+    order: tuple[str, ...]  # the members' ids
+    votes: NDArray[np.int64]  # (N, M) each member's label
+    graded: NDArray[np.float64]  # (N, M) 1 - each member's probability of the original's label
+    evidence: EvidenceKind  # what the calibration counts
+    costs: NDArray[np.float64]  # (M + 1,) runs of the original (MACs) for a frame that asks 0..M members
     flagged: NDArray[np.bool_]
     screened: NDArray[np.bool_]  # False: the verdict is `unscreened`
     corrected: NDArray[np.int64]  # corrected label, -1 where there is none
     used: NDArray[np.int64]  # members asked
-    cost: NDArray[np.float64]  # runs of the original (MACs)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -44,6 +48,36 @@ class Screened:
         """The exported original's label is not the true one."""
         wrong: NDArray[np.bool_] = self.given != self.truth
         return wrong
+
+    @cached_property
+    def changed(self) -> NDArray[np.bool_]:
+        """(N, M) the member's label is not the original's."""
+        changed: NDArray[np.bool_] = self.votes != self.given[:, None]
+        return changed
+
+    def lcr(self, members: int | None = None) -> NDArray[np.float64]:
+        """Label change rate of the first `members` asked, of all without."""
+        rates: NDArray[np.float64] = self.changed[:, :members].mean(axis=1)
+        return rates
+
+    def mean_graded(self, members: int | None = None) -> NDArray[np.float64]:
+        """Mean graded evidence of the first `members` asked, of all without."""
+        means: NDArray[np.float64] = self.graded[:, :members].mean(axis=1)
+        return means
+
+    @property
+    def cost(self) -> NDArray[np.float64]:
+        """Runs of the original (MACs) that each frame took."""
+        return self.costs[self.used]
+
+    @cached_property
+    def majority(self) -> NDArray[np.int64]:
+        """Most frequent label among all members, the lowest class number where several are: the papers' defence."""
+        counts = np.zeros((len(self), int(self.votes.max(initial=0)) + 1), dtype=np.int64)
+        for votes in self.votes.T:
+            counts[np.arange(len(self)), votes] += 1
+        most: NDArray[np.int64] = counts.argmax(axis=1)
+        return most
 
 
 def screen_set(
@@ -59,19 +93,21 @@ def screen_set(
 ) -> Screened:
     """Screen images with a calibrated bundle, members in the order that `seed` draws, then ask every member.
 
+    Graded evidence is recorded with the calibration's temperatures, and with 1 where it counts labels and has none.
     `advance(1)` is called after each model of the second part. Raises what `Screener.open` raises.
     """
     with Screener.open(bundle, memory_budget=memory_budget, seed=seed) as screener:
         verdicts = tuple(screener.screen(images, source=name))
-        order = run_macs(screener.residency.order)
+        asked = screener.residency.order
         opened, calibration = screener.opened, screener.calibration
         screener.residency.close()  # asked one after another, as memory allows
-        votes = collect_votes(
-            opened, images, temperatures=calibration.temperatures, provider=screener.provider, advance=advance
-        )
-    counted = votes.evidence.changed if name == "clean" else votes.evidence.changed[votes.original != truth]
+        members = opened.bundle.members
+        scales = calibration.temperatures or (1.0,) * len(members)
+        votes = collect_votes(opened, images, temperatures=scales, provider=screener.provider, advance=advance)
+    assert votes.graded is not None
+    place = {member.id: i for i, member in enumerate(members)}
+    order = [place[member.id] for member in asked]
     index = {label: i for i, label in enumerate(opened.bundle.classes)}
-    used = np.array([verdict.models_used for verdict in verdicts], dtype=np.int64)
     return Screened(
         name=name,
         images=images,
@@ -79,12 +115,13 @@ def screen_set(
         source=source,
         verdicts=verdicts,
         given=votes.original,
-        lcr=votes.evidence.changed.mean(axis=1),
-        diversity=diversity(counted),
-        score=votes.evidence.of(calibration.evidence).mean(axis=1),
+        order=tuple(member.id for member in asked),
+        votes=votes.members[:, order],
+        graded=votes.graded[:, order],
+        evidence=calibration.evidence,
+        costs=relative_cost(np.arange(len(asked) + 1), opened.bundle.original.macs, run_macs(asked)),
         flagged=np.array([verdict.verdict == "adversarial" for verdict in verdicts], dtype=bool),
         screened=np.array([verdict.verdict != "unscreened" for verdict in verdicts], dtype=bool),
         corrected=np.array([index.get(verdict.corrected_label or "", -1) for verdict in verdicts], dtype=np.int64),
-        used=used,
-        cost=relative_cost(used, opened.bundle.original.macs, order),
+        used=np.array([verdict.models_used for verdict in verdicts], dtype=np.int64),
     )

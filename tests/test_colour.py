@@ -109,13 +109,14 @@ def test_pictures_at_camera_size_are_screened(signs: Path, capsys: pytest.Captur
 def test_the_report_counts_clean_and_attacked_signs(signs: Path) -> None:
     report = document(signs / "evaluation" / "report.json")
     clean, (attack,) = report["clean"], report["attacks"]
-    assert clean["images"] == 40 and clean["accuracy"]["share"] > 0.8
+    assert clean["every"]["count"] == 40 and clean["accuracy"]["share"] > 0.8
     assert attack["attacked"] == clean["accuracy"]["events"] and attack["success"]["events"] > 5
-    assert attack["linf"] == pytest.approx(8 / 255, abs=1e-4)
-    assert attack["auroc"] > 0.6 and clean["flagged"]["share"] < attack["flagged"]["share"]
+    assert attack["linf"]["value"] == pytest.approx(8 / 255, abs=1e-4)
+    assert attack["lcr"]["auroc"]["value"] > 0.6
+    assert clean["every"]["flagged"]["share"] < attack["frames"]["flagged"]["share"]
     page = (signs / "evaluation" / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 10
-    with np.load(signs / "evaluation" / "fgsm.npz", allow_pickle=False) as stored:
+    with np.load(signs / "evaluation" / "attacked" / "fgsm.npz", allow_pickle=False) as stored:
         images = stored["images"]
     assert images.shape == (attack["attacked"], 32, 32, 3)
     assert not np.array_equal(images[..., 0], images[..., 2])

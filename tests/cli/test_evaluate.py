@@ -23,6 +23,7 @@ def test_a_table_for_people_and_a_folder(given: list[object], tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "attacked: fgsm" in done.stdout and "attacked: pgd" in done.stdout and "of them misclassified" in done.stdout
     assert "fooled the original on" in done.stderr and "report: pdtool-evaluation/report.html" in done.stderr
+    assert "The worst of" in done.stderr and "members on average" in done.stderr
     assert (tmp_path / "pdtool-evaluation" / "report.html").stat().st_size > 20_000
     assert {path.name for path in tmp_path.iterdir()} == {"pdtool-evaluation"}
 
@@ -32,13 +33,20 @@ def test_json_is_one_document_and_quiet_is_quiet(given: list[object], tmp_path: 
     assert done.returncode == 0 and done.stderr == ""
     document = json.loads(done.stdout)
     assert document == json.loads((tmp_path / "e" / "report.json").read_text())
-    assert document["format"] == "pdtool.evaluation/1" and document["clean"]["images"] == 40
+    assert document["format"] == "pdtool.evaluation/2" and document["clean"]["every"]["count"] == 40
+    assert document["command"].endswith("--attack fgsm:epsilon=0.1 --json --quiet --out e")
 
 
 @pytest.mark.parametrize(
     ("extra", "code", "says"),
     [
-        (["--attack", "jsma"], 2, "unknown attack 'jsma'; expected one of fgsm"),
+        (["--attack", "none"], 2, "unknown attack 'none'; expected one of fgsm"),
+        (["--preset", "none"], 2, "unknown preset 'none'; expected one of"),
+        (["--control", "fog"], 2, "unknown control 'fog'; expected one of"),
+        (["--limit-attack", "fgsm"], 2, "--limit-attack should be NAME=N"),
+        (["--baseline", "all"], 2, "add --baseline-data DATA"),
+        (["--foreign", "no/such"], 3, "no/such: does not exist"),
+        (["--compare", "."], 3, "no bundle.json in it"),
         (["--attack", "fgsm:epsilon=a lot"], 2, "expected a number or a fraction"),
         (["--data", "no/such"], 3, "no/such: does not exist"),
         (["--pool", "."], 3, "has no pool.json"),
@@ -54,3 +62,17 @@ def test_mistakes_are_one_line(given: list[object], tmp_path: Path, extra: list[
     assert len(lines) == 1 and says in lines[0]
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert {path.name for path in tmp_path.iterdir()} == {"taken"}
+
+
+def test_a_preset_controls_and_shared_images(given: list[object], tmp_path: Path) -> None:
+    options = [*given, "--preset", "quick", "--control", "jpeg", "--limit-attack", "pgd=10", "--images", "images"]
+    done = _run(*options, "--out", "a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("attacked: fgsm", "attacked: fgsm-2", "attacked: deepfool", "attacked: pgd", "control: jpeg"):
+        assert name in done.stdout
+    again = _run(*options, "--out", "b", cwd=tmp_path)
+    assert again.returncode == 0 and again.stderr.count("attacked images are in images already") == 4
+    first, second = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("a", "b"))
+    assert first["attacks"] == second["attacks"] and first["benign"] == second["benign"]
+    assert next(a["given"] for a in first["attacks"] if a["name"] == "pgd") == 10
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "images"}

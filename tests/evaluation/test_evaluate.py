@@ -16,6 +16,7 @@ from pdtool.data import load_data
 from pdtool.decisions import Verdict
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.evaluate import evaluate_bundle
+from pdtool.evaluation.metrics import threshold_at
 from pdtool.evaluation.results import Evaluation
 from pdtool.files import sha256_file
 from pdtool.images import as_input
@@ -25,7 +26,7 @@ from pdtool.runtime.screener import Screener
 from pdtool.runtime.votes import collect_votes
 
 ATTACKS = ("fgsm:epsilon=0.1", "deepfool:steps=10", "fgsm:epsilon=0")
-FILES = {"report.html", "report.json", "report.md", "verdicts.jsonl", "mixed.npz"}
+FILES = {"report.html", "report.json", "report.md", "verdicts.jsonl", "votes.npz", "mixed.npz", "attacked"}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,12 @@ def _stored(path: Path) -> dict[str, NDArray[Any]]:
 
 def test_the_folder_holds_what_it_promises(evaluated: tuple[Path, Evaluation]) -> None:
     out, result = evaluated
-    assert {path.name for path in out.iterdir()} == FILES | {"fgsm.npz", "deepfool.npz", "fgsm-2.npz"}
+    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in (out / "attacked").iterdir()} == {"fgsm.npz", "deepfool.npz", "fgsm-2.npz"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]  # nothing is left beside it
     assert decode(Evaluation, parse((out / "report.json").read_bytes(), file="report.json"), file="r") == result
     for attack in result.attacks:
-        assert sha256_file(out / attack.file.path) == attack.file.sha256
+        assert sha256_file(out / result.images / attack.file.path) == attack.file.sha256
 
 
 def test_counts_are_those_of_the_verdict_lines(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
@@ -56,45 +59,106 @@ def test_counts_are_those_of_the_verdict_lines(evaluated: tuple[Path, Evaluation
         verdict = decode(Verdict, json.loads(line), file="verdicts.jsonl")
         verdicts.setdefault(verdict.source, []).append(verdict)
     clean = verdicts["clean"]
-    assert len(clean) == result.clean.images == 90
-    assert sum(v.verdict == "adversarial" for v in clean) == result.clean.flagged.events
-    assert result.clean.models_used == pytest.approx(np.mean([v.models_used for v in clean]))
+    assert len(clean) == result.clean.every.count == 90
+    assert sum(v.verdict == "adversarial" for v in clean) == result.clean.every.flagged.events
+    assert sum(v.verdict == "clean" for v in clean) == result.clean.every.cleared.events
+    assert result.clean.every.models_used.value == pytest.approx(np.mean([v.models_used for v in clean]))
+    assert result.clean.right.count + result.clean.wrong.count == 90
     for attack in result.attacks:
-        stored = _stored(out / attack.file.path)
+        stored = _stored(out / "attacked" / attack.file.path)
         own = verdicts[attack.name]
         fooled = [i for i, v in enumerate(own) if v.label != opened.bundle.classes[stored["labels"][i]]]
         caught = [i for i in fooled if own[i].verdict == "adversarial"]
         right = [i for i in caught if own[i].corrected_label == opened.bundle.classes[stored["labels"][i]]]
-        assert (attack.flagged.events, attack.flagged.count) == (len(caught), len(fooled))
+        flagged = attack.frames.flagged
+        assert (flagged.events, flagged.count) == (len(caught), len(fooled))
         assert (attack.corrected.events, attack.corrected.count) == (len(right), len(caught))
         assert attack.attacked == len(stored["labels"]) and attack.success.events == int(stored["success"].sum())
-    assert result.attacks[0].flagged.count > 20  # there was something to count
+    assert result.attacks[0].frames.count > 20  # there was something to count
 
 
-def test_auroc_and_cost_by_hand(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
+def test_auroc_tpr_and_cost_by_hand(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
+    """From the bundle's own votes, member by member in the order that the report names."""
     out, result = evaluated
     opened = open_bundle(workshop / "bundle")
     data = load_data("digits", (1, 32, 32), role="test", limit=90)
-    clean = collect_votes(opened, data.images).evidence.changed.mean(axis=1)
-    stored = _stored(out / "fgsm.npz")
-    votes = collect_votes(opened, stored["images"])
-    attacked = votes.evidence.changed.mean(axis=1)[votes.original != stored["labels"]]
-    pairs = [1.0 if a > c else 0.5 if a == c else 0.0 for a in attacked for c in clean]
-    assert result.attacks[0].auroc == pytest.approx(np.mean(pairs)) and np.mean(pairs) > 0.7
+    place = [[m.id for m in opened.bundle.members].index(id) for id in result.order]
+    stored = _stored(out / "attacked" / "fgsm.npz")
+    ones = (1.0,) * 8
+    below = collect_votes(opened, data.images, temperatures=ones)
+    above = collect_votes(opened, stored["images"], temperatures=ones)
+    fooled = above.original != stored["labels"]
+    attack = result.attacks[0]
     macs = {member.macs for member in opened.bundle.members}
-    assert len(macs) == 1 and result.clean.models_used is not None  # all members cost the same at one rate
+    assert len(macs) == 1  # all members cost the same at one rate
     one = macs.pop() / opened.bundle.original.macs
-    assert result.clean.cost == pytest.approx(1 + one * result.clean.models_used)
+    assert [point.members for point in attack.asked] == [1, 2, 4, 8]
+    for point in attack.asked:
+        for name in ("changed", "graded"):
+            c, a = (
+                np.asarray(getattr(votes.evidence, name), dtype=float)[:, place[: point.members]].mean(axis=1)
+                for votes in (below, above)
+            )
+            a = a[fooled]
+            pairs = [1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in c]
+            found = point.lcr if name == "changed" else point.graded
+            assert found.auroc.value == pytest.approx(np.mean(pairs))
+            for share, tpr, fpr in ((0.01, found.tpr_1, found.fpr_1), (0.05, found.tpr_5, found.fpr_5)):
+                at = threshold_at(c, share)
+                assert tpr.events == sum(x > at for x in a) and tpr.count == len(a)
+                assert fpr.events == sum(y > at for y in c) and fpr.events <= share * 90
+        assert point.cost == pytest.approx(1 + one * point.members)
+    assert attack.asked[-1].lcr == attack.lcr and attack.asked[-1].graded == attack.graded
+    assert attack.lcr.auroc.value is not None and attack.lcr.auroc.value > 0.7
+    counts = [np.bincount(labels, minlength=10).argmax() for labels in above.members[fooled]]
+    assert attack.majority.events == sum(counts == stored["labels"][fooled])
+    assert result.clean.every.models_used.value is not None
+    assert result.clean.every.cost.value == pytest.approx(1 + one * result.clean.every.models_used.value)
     assert result.whole_pool_cost == pytest.approx(1 + one * 8)
+
+
+def test_votes_are_left_to_be_counted_again(evaluated: tuple[Path, Evaluation]) -> None:
+    out, result = evaluated
+    votes = _stored(out / "votes.npz")
+    assert tuple(votes["order"]) == result.order
+    for a in result.attacks:
+        fooled = votes[f"{a.name}/given"] != votes[f"{a.name}/truth"]
+        lcr = (votes[f"{a.name}/votes"] != votes[f"{a.name}/given"][:, None]).mean(axis=1)
+        assert fooled.sum() == a.frames.count and votes[f"{a.name}/graded"].shape == (len(fooled), 8)
+        if fooled.any():
+            assert lcr[fooled].mean() == pytest.approx(a.frames.label_change_rate.value)
+
+
+def test_the_worst_attack_of_each_image_is_counted(evaluated: tuple[Path, Evaluation]) -> None:
+    out, result = evaluated
+    votes = _stored(out / "votes.npz")
+    lowest: dict[int, float] = {}
+    caught: dict[int, bool] = {}
+    for a in result.attacks:
+        of = {name: votes[f"{a.name}/{name}"] for name in ("source", "given", "truth", "votes", "flagged")}
+        for i in np.flatnonzero(of["given"] != of["truth"]):
+            image = int(of["source"][i])
+            lowest[image] = min(lowest.get(image, 1.0), float((of["votes"][i] != of["given"][i]).mean()))
+            caught[image] = caught.get(image, True) and bool(of["flagged"][i])
+    worst = result.worst_case
+    assert worst.inputs == len(lowest) and worst.caught.events == sum(caught.values())
+    clean = (votes["clean/votes"] != votes["clean/given"][:, None]).mean(axis=1)
+    pairs = [1.0 if x > y else 0.5 if x == y else 0.0 for x in lowest.values() for y in clean]
+    assert worst.lcr.auroc.value == pytest.approx(np.mean(pairs))
+    enough = [a for a in result.attacks if a.frames.count >= 10]
+    assert result.overall.attacks == len(enough) and result.overall.too_few == ("fgsm-2",)
+    assert result.overall.mean_auroc == pytest.approx(np.mean([a.lcr.auroc.value for a in enough]))
+    assert result.overall.worst_flagged is not None
+    assert result.overall.worst_flagged.share == min(a.frames.flagged.share or 0 for a in enough)
 
 
 def test_an_attack_that_fools_nobody_has_no_rates(evaluated: tuple[Path, Evaluation]) -> None:
     _, result = evaluated
     nothing = result.attacks[2]
     assert nothing.spec == "fgsm:epsilon=0" and nothing.name == "fgsm-2"
-    assert (nothing.success.events, nothing.flagged.count, nothing.flagged.share) == (0, 0, None)
-    assert nothing.auroc is None and nothing.corrected.share is None
-    right = result.clean.right_flagged  # unchanged frames are flagged exactly as often as the clean ones
+    assert (nothing.success.events, nothing.frames.count, nothing.frames.flagged.share) == (0, 0, None)
+    assert nothing.lcr.auroc.value is None and nothing.corrected.share is None and nothing.majority.share is None
+    right = result.clean.right.flagged  # unchanged frames are flagged exactly as often as the clean ones
     assert (nothing.failed_flagged.events, nothing.failed_flagged.count) == (right.events, right.count)
 
 
@@ -119,13 +183,13 @@ def test_same_seed_same_report_but_for_times(
     out, first = evaluated
     again = evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", ATTACKS, out=tmp_path / "b", limit=90)
     assert dataclasses.replace(again, seconds={}) == dataclasses.replace(first, seconds={})
-    for name in ("fgsm.npz", "deepfool.npz", "mixed.npz", "report.md"):
+    for name in ("attacked/fgsm.npz", "attacked/deepfool.npz", "mixed.npz", "votes.npz", "report.md"):
         assert (tmp_path / "b" / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_provenance_binds_the_images_to_the_original(evaluated: tuple[Path, Evaluation], workshop: Path) -> None:
     out, result = evaluated
-    provenance = json.loads(str(_stored(out / "fgsm.npz")["provenance"]))
+    provenance = json.loads(str(_stored(out / "attacked" / "fgsm.npz")["provenance"]))
     assert provenance["model_sha256"] == open_pool(workshop / "pool").pool.original.file.sha256
     assert provenance["data"] == "digits" and provenance["data_fingerprint"] == result.data_fingerprint
 

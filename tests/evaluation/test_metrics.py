@@ -10,6 +10,7 @@ from pdtool.evaluation.metrics import (
     auroc,
     auroc_interval,
     mean,
+    mean_of,
     rate,
     relative_cost,
     roc_curve,
@@ -147,6 +148,18 @@ def test_cost_counts_the_original_once_and_each_member_asked() -> None:
 
 def test_mean_of_nothing_is_none() -> None:
     assert mean(np.zeros(0)) is None and mean(np.array([1, 2])) == 1.5
+
+
+def test_mean_has_an_interval_that_covers_and_stays_within_its_bounds() -> None:
+    draws = np.random.default_rng(1).binomial(32, 0.3, (2000, 40)) / 32
+    found = [mean_of(values, most=1.0) for values in draws]
+    covered = np.mean([f.low is not None and f.high is not None and f.low <= 0.3 <= f.high for f in found])
+    assert 0.92 <= covered <= 0.97 and found[0].count == 40 and found[0].value == draws[0].mean()
+    edge = mean_of(np.array([1.0] * 9 + [0.0]), most=1.0)
+    assert edge.high == 1.0 and edge.low is not None and 0 < edge.low < 0.9
+    assert mean_of(np.array([2, 0, 0])).low == 0.0
+    one, none = mean_of(np.array([3])), mean_of(np.zeros(0))
+    assert (one.value, one.low, one.count) == (3.0, None, 1) and (none.value, none.high, none.count) == (None, None, 0)
 
 
 def test_a_pack_costs_all_its_members_at_its_first(workshop: Path) -> None:

@@ -1,0 +1,104 @@
+"""Attacked images kept between runs: what is there and was made in the very same way is not made again."""
+
+import importlib.metadata
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import pdtool
+from pdtool.compress.watch import Watch
+from pdtool.errors import InputError
+from pdtool.evaluation.attacked import Attacked, read_attacked, write_attacked
+from pdtool.evaluation.attacks import Attack, run_attack
+from pdtool.evaluation.chosen import evenly
+from pdtool.files import sha256_bytes
+from pdtool.images import Images
+from pdtool.jsonform import canonical
+
+__all__ = ["Job", "attack_or_reuse"]
+
+LOG = logging.getLogger(__name__)
+LIBRARIES = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is attacked and how: everything that the attacked images depend on beside attack and its settings."""
+
+    net: torch.nn.Module
+    images: Images  # (N, H, W, C)
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    seed: int
+    batch: int
+    model_sha256: str  # the net's weights
+    data_fingerprint: str
+    about: Mapping[str, Any]  # for the provenance alone: names of model and data
+
+    def key(self, attack: Attack, limit: int | None) -> dict[str, Any]:
+        """What the provenance of stored images must say for them to be used again."""
+        return {
+            "model_sha256": self.model_sha256,
+            "data_fingerprint": self.data_fingerprint,
+            "attack": attack.name,
+            "settings": dict(attack.settings),
+            "seed": self.seed,
+            "batch": self.batch,
+            "images_given": len(evenly(len(self.labels), limit)),
+            "images_of": len(self.labels),
+            "pdtool": pdtool.__version__,
+            "versions": {name: _version(name) for name in LIBRARIES},
+        }
+
+
+def attack_or_reuse(
+    job: Job, name: str, attack: Attack, limit: int | None, folder: Path, earlier: Path | None, watch: Watch
+) -> tuple[Attacked, Path]:
+    """The attack's images and the file that holds them, `folder`/NAME-KEY.npz: made now where they are not there yet.
+
+    At most `limit` images, evenly over the data, are given to the attack; `source` counts in the whole data. The key
+    in the file's name is of all that the images depend on, so that runs with other settings can share the folder.
+    A file `earlier` is looked at too (of a report that is replaced). A file that cannot be read is made again.
+    """
+    key = job.key(attack, limit)
+    path = folder / f"{attack.name}-{sha256_bytes(canonical(key))[:12]}.npz"
+    with watch(f"attack with {name}", key["images_given"]) as task:
+        for known in (path, earlier):
+            found = _stored(known, key) if known is not None else None
+            if found is not None and known is not None:
+                task.advance(key["images_given"])
+                task.say(f"{attack.spec}: {len(found)} attacked images are in {known.parent} already")
+                return found, known
+        chosen = evenly(len(job.labels), limit)
+        made = run_attack(
+            job.net, job.images[chosen], job.labels[chosen], attack,
+            seed=job.seed, batch=job.batch, provenance={**job.about, **key}, advance=task.advance,
+        )  # fmt: skip
+        made = replace(made, source=chosen[made.source])
+        write_attacked(path, made, job.classes)
+        task.say(f"{attack.spec}: fooled the original on {int(made.success.sum())} of {len(made)} images")
+    return made, path
+
+
+def _stored(path: Path, key: Mapping[str, Any]) -> Attacked | None:
+    if not path.is_file():
+        return None
+    try:
+        stored = read_attacked(path)
+    except InputError as error:
+        LOG.warning("%s; it is made again", str(error).partition(";")[0])
+        return None
+    return stored if all(stored.provenance.get(name) == value for name, value in key.items()) else None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,99 @@
+"""The words of an evaluation's reports: figures with their n and interval, the summary, the limits."""
+
+from pdtool.evaluation.metrics import Area, Mean, Rate
+from pdtool.evaluation.results import Evaluation
+from pdtool.wording import NOTHING, counted, number, percent
+
+__all__ = ["GROUPS", "LIMITS", "area", "average", "interval", "share", "span", "summary"]
+
+GROUPS = {
+    "minimal-norm": "smallest change that fools",
+    "weak": "small bounded change",
+    "strong": "large bounded change, or far over the boundary",
+    "black-box": "answers alone, no gradients",
+}
+
+LIMITS = (
+    "The attacks of this report know the original alone. Whoever knows of the screener and prunes copies of his own "
+    "can aim at those as well.",
+    "Strong attacks with a larger change, such as PGD with 8/255 on colour images, transfer to plainly pruned copies: "
+    "the members make the original's mistake, nothing disagrees, and the frame is cleared. Where the label change "
+    "rate of an attack lies near that of the clean images, this test cannot see it, however many members it asks.",
+    "A rate holds for this data, these settings and this bundle. Intervals show what the number of frames leaves "
+    "open; they say nothing about other cameras, other weather or other attacks. Frames of one scene or track hang "
+    "together, which intervals do not see.",
+    "The interval of a TPR is that of the attacked frames: the threshold, which comes from these clean images, is "
+    "taken as given. With fewer than 100 clean images 1 % of them is none.",
+    "The cost counts multiply-accumulates, not milliseconds: measure those on the device.",
+)
+
+
+def interval(of: Rate | Mean | Area, digits: int = 1) -> str:
+    """The 95 % interval, a rate's in percent."""
+    if of.low is None or of.high is None:
+        return NOTHING
+    if isinstance(of, Rate):
+        return f"{100 * of.low:.1f}–{100 * of.high:.1f} %"
+    return f"{of.low:.{digits}f}–{of.high:.{digits}f}"
+
+
+def span(of: Rate | Mean | Area, digits: int = 1) -> str:
+    """The interval in brackets behind a figure, nothing where there is none."""
+    return "" if of.low is None else f"({interval(of, digits)})"
+
+
+def share(rate: Rate) -> tuple[str, str]:
+    """A share, and beside it its count and interval."""
+    if rate.share is None:
+        return NOTHING, "0 frames"
+    return percent(rate.share), f"{rate.events} of {rate.count}; {interval(rate)}"
+
+
+def average(of: Mean, digits: int = 1) -> tuple[str, str]:
+    """A mean, and beside it its interval."""
+    return number(of.value, digits), interval(of, digits) if of.low is not None else ""
+
+
+def area(of: Area) -> tuple[str, str]:
+    """An AUROC, and beside it its interval."""
+    return number(of.value, 3), interval(of, 3) if of.low is not None else ""
+
+
+def summary(e: Evaluation) -> tuple[str, ...]:
+    """What a reader should take along, the worst attack first, a sentence a line."""
+    o, w, clean = e.overall, e.worst_case, e.clean.every
+    lines = []
+    if o.worst is not None and o.worst_flagged is not None and o.worst_area is not None:
+        spec = next(a.spec for a in e.attacks if a.name == o.worst)
+        lines.append(
+            f"The worst of {o.attacks} attacks counts: of the frames that {spec} fooled the original with, "
+            f"{counted(o.worst_flagged.events, o.worst_flagged.count)} were flagged {span(o.worst_flagged)}; the "
+            f"lowest AUROC is {number(o.worst_area.value, 3)} {span(o.worst_area, 3)}, of {o.worst_auroc}."
+        )
+    if w.inputs:
+        lines.append(
+            f"An attacker who tries all of them on each image fools the original on {w.inputs} images and stays "
+            f"unflagged with at least one on {counted(w.inputs - w.caught.events, w.inputs)}."
+        )
+    if o.attacks:
+        mean = o.mean_auroc_graded if e.subject.evidence == "graded" else o.mean_auroc
+        lines.append(f"Mean AUROC over the attacks: {number(mean, 3)} ({_evidence(e)}).")
+    if o.too_few:
+        lines.append(f"In no mean, since they fooled the original on too few images: {', '.join(o.too_few)}.")
+    lines.append(
+        f"Of the clean frames {counted(clean.cleared.events, clean.count)} were cleared {span(clean.cleared)}. "
+        f"One asked {number(clean.models_used.value)} of at most {e.subject.max_models} members on average and cost "
+        f"{number(clean.cost.value)} forward passes of the original."
+    )
+    harmed = [b for b in e.benign if b.kind == "control" and b.frames.flagged.share is not None]
+    if harmed:
+        most = max(harmed, key=lambda b: b.frames.flagged.share or 0.0)
+        lines.append(
+            f"Of the benign changes {most.spec} raises most false alarms: "
+            f"{counted(most.frames.flagged.events, most.frames.flagged.count)} flagged {span(most.frames.flagged)}."
+        )
+    return tuple(lines)
+
+
+def _evidence(e: Evaluation) -> str:
+    return "mean graded evidence" if e.subject.evidence == "graded" else "label change rate"
