@@ -21,8 +21,22 @@ __all__ = [
 ]
 
 Setting = float | int | bool
-IN_PIXELS = ("epsilon", "step")  # settings in units of pixels, where an epsilon is among them
-AT_LEAST_ONE = ("steps", "searches")  # settings that count something that must happen
+IN_PIXELS = (
+    "epsilon",
+    "step",
+    "base_epsilon",
+    "base_step",
+)  # settings in units of pixels, where an epsilon is among them
+AT_LEAST_ONE = (
+    "steps",
+    "base_steps",
+    "searches",
+    "masks",
+    "t",
+    "k",
+    "rounds",
+    "candidates",
+)  # settings that count something that must happen
 
 
 def spec_of(name: str, settings: Mapping[str, Setting]) -> str:

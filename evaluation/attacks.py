@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 
 import pdtool
 from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attack_apgd import apgd_ce, apgd_dlr
+from pdtool.evaluation.attack_art import one_pixel, square, toolbox
 from pdtool.evaluation.attack_common import Setting, device_of, frozen, read_settings, spec_of
+from pdtool.evaluation.attack_fia import fia
 from pdtool.evaluation.attack_foolbox import bim, cw, deepfool, fgsm, library, mim, pgd
+from pdtool.evaluation.attack_ila import ila
+from pdtool.evaluation.attack_jsma import jsma
+from pdtool.evaluation.attack_local_search import local_search
 from pdtool.evaluation.attack_pgd import pgd_margin
 from pdtool.evaluation.attack_presets import PRESETS
 from pdtool.evaluation.attacked import Attacked
@@ -37,7 +43,7 @@ class Attack:
     description: str
     source: str
     settings: Mapping[str, Setting]
-    by: str = "pdtool"  # whose code: pdtool or foolbox
+    by: str = "pdtool"  # whose code: pdtool or a library
 
     @property
     def spec(self) -> str:
@@ -90,6 +96,50 @@ ATTACKS: dict[str, Attack] = {
             "foolbox",
         ),
         Attack(
+            "apgd-ce",
+            apgd_ce,
+            "AutoAttack's PGD with steps that adapt, on the cross-entropy (L-inf)",
+            "Croce and Hein 2020",
+            {"epsilon": 8 / 255, "steps": 100},
+        ),
+        Attack(
+            "apgd-dlr",
+            apgd_dlr,
+            "AutoAttack's PGD with steps that adapt, on the ratio of logits (L-inf)",
+            "Croce and Hein 2020",
+            {"epsilon": 8 / 255, "steps": 100},
+        ),
+        Attack(
+            "ila",
+            ila,
+            "pushes a middle layer along the way of BIM (L-inf)",
+            "Huang et al. 2019",
+            {
+                "epsilon": 0.03,
+                "step": 0.006,
+                "steps": 10,
+                "base_epsilon": 0.03,
+                "base_step": 0.006,
+                "base_steps": 10,
+                "depth": 0.5,
+            },
+        ),
+        Attack(
+            "fia",
+            fia,
+            "weakens the features that speak for the label (L-inf)",
+            "Wang et al. 2021",
+            {
+                "epsilon": 0.03,
+                "step": 1 / 255,
+                "steps": 10,
+                "momentum": 1.0,
+                "masks": 30,
+                "drop": 0.3,
+                "depth": 0.5,
+            },
+        ),
+        Attack(
             "deepfool",
             deepfool,
             "smallest step over the nearest boundary (L2)",
@@ -104,6 +154,36 @@ ATTACKS: dict[str, Attack] = {
             "Carlini and Wagner 2017",
             {"const": 0.6, "searches": 1, "steps": 1000, "step": 0.01, "confidence": 0.0},
             "foolbox",
+        ),
+        Attack(
+            "jsma",
+            jsma,
+            "a few values to their highest, towards a random class (L0)",
+            "Papernot et al. 2016",
+            {"theta": 1.0, "gamma": 0.12},
+        ),
+        Attack(
+            "local-search",
+            local_search,
+            "a few pixels changed, found by trying (L0, no gradients)",
+            "Narodytska and Kasiviswanathan 2017",
+            {"p": 1.0, "r": 1.5, "d": 5, "t": 5, "k": 1, "rounds": 10, "seeds": 0.1, "candidates": 128},
+        ),
+        Attack(
+            "one-pixel",
+            one_pixel,
+            "a few pixels in any colour, by differential evolution (L0, no gradients)",
+            "Su et al. 2019",
+            {"pixels": 3, "iterations": 100},
+            "adversarial-robustness-toolbox",
+        ),
+        Attack(
+            "square",
+            square,
+            "random squares, kept where they help (L-inf, no gradients)",
+            "Andriushchenko et al. 2020",
+            {"epsilon": 8 / 255, "queries": 5000, "share": 0.8},
+            "adversarial-robustness-toolbox",
         ),
     )
 }
@@ -187,7 +267,12 @@ def run_attack(
 
 def _made_by(attack: Attack) -> str:
     """Whose code carries the attack out, with its version and torch's. Raises MissingError where it is missing."""
-    version = library().__version__ if attack.by == "foolbox" else pdtool.__version__
+    if attack.by == "foolbox":
+        version = library().__version__
+    elif attack.by == "adversarial-robustness-toolbox":
+        version = toolbox("art").__version__
+    else:
+        version = pdtool.__version__
     return f"{attack.by} {version}, torch {torch.__version__}"
 
 

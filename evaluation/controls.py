@@ -38,7 +38,7 @@ class Control:
 
 def noise(images: Pixels, rng: np.random.Generator, *, epsilon: float) -> Pixels:
     """Every pixel `epsilon` up or down by chance: the L-inf size of an attack without its direction."""
-    signs = rng.integers(0, 2, images.shape, dtype=np.int8) * np.float32(2) - 1
+    signs: Pixels = rng.integers(0, 2, images.shape).astype(np.float32) * 2 - 1
     changed: Pixels = images + np.float32(epsilon) * signs
     return changed
 
@@ -48,7 +48,8 @@ def gaussian(images: Pixels, rng: np.random.Generator, *, epsilon: float) -> Pix
     drawn = rng.standard_normal(images.shape, dtype=np.float32)
     length = np.sqrt((drawn**2).sum(axis=(1, 2, 3), keepdims=True))
     wanted = epsilon * np.sqrt(images[0].size) if len(images) else 0.0
-    return images + (drawn / length * wanted).astype(np.float32)
+    changed: Pixels = images + (drawn / length * wanted).astype(np.float32)
+    return changed
 
 
 def jpeg(images: Pixels, rng: np.random.Generator, *, quality: int) -> Pixels:

@@ -24,6 +24,8 @@ EXTRA_OF = {
     "distributed": "cluster",
     "scipy": "calibrate",
     "foolbox": "evaluate",
+    "art": "evaluate",
+    "packaging": "evaluate",
     "jinja2": "evaluate",
     "matplotlib": "evaluate",
     "tensorrt": "tensorrt",

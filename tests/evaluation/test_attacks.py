@@ -23,14 +23,23 @@ QUICK = {
     "pgd": "pgd:epsilon=0.1,step=0.02,steps=6",
     "pgd-margin": "pgd-margin:epsilon=0.1,step=0.02,steps=6",
     "mim": "mim:epsilon=0.1,step=0.02,steps=6",
+    "apgd-ce": "apgd-ce:epsilon=0.1,steps=8",
+    "apgd-dlr": "apgd-dlr:epsilon=0.1,steps=8",
+    "ila": "ila:epsilon=0.1,step=0.02,steps=6,base_epsilon=0.1,base_step=0.02,base_steps=6",
+    "fia": "fia:epsilon=0.1,step=0.02,steps=6,masks=5",
     "deepfool": "deepfool:steps=20",
     "cw": "cw:steps=60,step=0.05",
+    "jsma": "jsma:gamma=0.2",
+    "local-search": "local-search:p=0,d=3",
+    "one-pixel": "one-pixel:pixels=12,iterations=4",
+    "square": "square:epsilon=0.2,queries=60",
 }
+MOST = {name: 12 if name == "one-pixel" else 64 for name in QUICK}  # images
 
 
 @pytest.fixture(scope="module")
 def attacked(net: torch.nn.Module, images: Scans, labels: Labels) -> dict[str, Attacked]:
-    return {name: run_attack(net, images, labels, spec, seed=3) for name, spec in QUICK.items()}
+    return {name: run_attack(net, images[: MOST[name]], labels[: MOST[name]], QUICK[name], seed=3) for name in QUICK}
 
 
 def test_every_attack_is_tried() -> None:
@@ -41,7 +50,7 @@ def test_every_attack_is_tried() -> None:
 def test_success_is_what_the_net_says_of_the_stored_images(
     net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked], name: str
 ) -> None:
-    result = attacked[name]
+    result, images, labels = attacked[name], images[: MOST[name]], labels[: MOST[name]]
     with torch.no_grad():
         clean = net(torch.from_numpy(as_input(images))).argmax(1).numpy()
         now = net(torch.from_numpy(as_input(result.images))).argmax(1).numpy()
@@ -61,7 +70,7 @@ def test_norms_are_those_of_the_change(
     assert np.allclose(result.linf, np.abs(change).max(axis=(1, 2, 3)), atol=1e-6)
     assert np.allclose(result.l2, np.linalg.norm(change.reshape(len(result), -1), axis=1), atol=1e-5)
     if "epsilon" in parse_attack(name).settings:
-        assert result.linf.max() <= 0.1 + 1e-6
+        assert 0 < result.linf.max() <= parse_attack(QUICK[name]).settings["epsilon"] + 1e-6
 
 
 def test_smallest_change_attacks_are_smaller_than_one_step(attacked: dict[str, Attacked]) -> None:
@@ -79,27 +88,70 @@ def test_cw_that_finds_nothing_leaves_the_image_instead_of_a_black_one(
     assert result.linf.max() < 1e-5
 
 
-def test_same_seed_same_bytes_other_seed_others(
-    net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked]
+@pytest.mark.parametrize("name", ATTACKS)
+def test_same_seed_same_bytes_and_the_random_state_left_alone(
+    net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked], name: str
 ) -> None:
-    again = run_attack(net, images, labels, QUICK["pgd"], seed=3)
-    other = run_attack(net, images, labels, QUICK["pgd"], seed=4)
-    assert again.images.tobytes() == attacked["pgd"].images.tobytes()
-    assert other.images.tobytes() != attacked["pgd"].images.tobytes()
+    state, numpys = torch.random.get_rng_state(), np.random.get_state()
+    again = run_attack(net, images[: MOST[name]], labels[: MOST[name]], QUICK[name], seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for before, after in zip(numpys, np.random.get_state(), strict=True):
+        assert np.array_equal(before, after)
+    assert again.images.tobytes() == attacked[name].images.tobytes()
 
 
-def test_the_net_and_the_random_state_are_left_as_they_were(
-    net: torch.nn.Module, images: Scans, labels: Labels
+RANDOM = ("pgd", "pgd-margin", "apgd-ce", "apgd-dlr", "fia", "jsma", "local-search", "one-pixel", "square")
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_another_seed_another_attack(
+    net: torch.nn.Module, images: Scans, labels: Labels, attacked: dict[str, Attacked], name: str
 ) -> None:
+    other = run_attack(net, images[: MOST[name]], labels[: MOST[name]], QUICK[name], seed=4)
+    assert other.images.tobytes() != attacked[name].images.tobytes()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_images_that_are_wrong_already_do_no_harm(
+    net: torch.nn.Module, images: Scans, labels: Labels, name: str
+) -> None:
+    attack = parse_attack(QUICK[name])
+    given = torch.from_numpy(as_input(images[:8]))
+    wrong = (torch.from_numpy(labels[:8]) + 1) % 10
+    found = attack.function(net, given, wrong, **attack.settings)
+    assert found.shape == given.shape and found.isfinite().all() and found.min() >= -1e-6 and found.max() <= 1 + 1e-6
+    if name in ("deepfool", "jsma", "local-search", "one-pixel", "square"):  # there is nothing to do
+        assert torch.equal(found, given)
+
+
+@pytest.fixture(scope="module")
+def colour_net() -> torch.nn.Module:
+    """Untrained, of three colours and two classes' more than the digits."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, 2), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(72, 12)).eval()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_colour_pictures_that_are_not_square_are_attacked(
+    colour_net: torch.nn.Module, images: Scans, name: str
+) -> None:
+    flat = images.reshape(-1)[: 8 * 16 * 18 * 3].reshape(8, 16, 18, 3)
+    with torch.no_grad():
+        truth = colour_net(torch.from_numpy(as_input(flat))).argmax(1).numpy()
+    found = run_attack(colour_net, flat, truth, QUICK[name], batch=3)
+    assert found.images.shape == (8, 16, 18, 3) and found.success.any()
+
+
+def test_the_net_is_left_as_it_was(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
     before = [parameter.requires_grad for parameter in net.parameters()]
-    state = torch.random.get_rng_state()
     net.train()
-    run_attack(net, images[:8], labels[:8], QUICK["pgd"])
+    for spec in QUICK.values():
+        run_attack(net, images[:4], labels[:4], spec)
     assert all(module.training for module in net.modules())
     net.eval()
     assert [parameter.requires_grad for parameter in net.parameters()] == before
     assert all(parameter.grad is None for parameter in net.parameters())
-    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_provenance_says_how_it_was_made(attacked: dict[str, Attacked]) -> None:

@@ -26,7 +26,7 @@ def colour(images: Scans) -> Scans:
 def test_pictures_stay_pictures_and_a_seed_means_the_same_bytes(
     images: Scans, colour: Scans, name: str, kind: str
 ) -> None:
-    sets: dict[str, Images] = {"grey": images, "colour": colour, "float": colour / np.float32(255)}
+    sets: dict[str, Images] = {"grey": images, "colour": colour, "float": as_input(colour).transpose(0, 2, 3, 1)}
     given = sets[kind]
     before = given.copy()
     changed = run_control(given, name, seed=1)
