@@ -8,83 +8,82 @@ sign of an attack.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pdtool.compress.contract import Task
 from pdtool.compress.hardening import Hardening
 from pdtool.compress.modes import evaluating, frozen
 from pdtool.compress.recipe import Recipe
 from pdtool.compress.training_set import FORMAT, Crafted, TrainingSet
 
-__all__ = ["BATCH", "KINDS", "craft", "craft_for", "crafting_steps"]
+__all__ = ["ATTACKS", "BATCH", "KINDS", "craft"]
 
 KINDS = ("untargeted", "margin", "targeted", "noise", "gaussian", "blur", "coarse", "compressed")
 UNTARGETED, MARGIN, TARGETED = range(3)
 ATTACKS = 3  # so many kinds are attacks, the first ones
-BATCH = 64  # images crafted at a time
-
-
-def crafting_steps(task: Task) -> int:
-    """How often `craft_for` ticks; 0 where the task wants nothing crafted."""
-    return 0 if task.hardening is None else math.ceil(_count(task.hardening, len(task.training)) / BATCH)
-
-
-def craft_for(task: Task, seed: int, *, tick: Callable[[int], None], count: int | None = None) -> Task:
-    """The task of a pool of that seed with its crafted images, or with `count` of them; hardening must be asked for."""
-    assert task.hardening is not None
-    seed = int(np.random.SeedSequence([seed, 0, 1]).generate_state(1)[0])  # unlike any member's
-    crafted = craft(task.original.net, task.training, task.hardening, task.recipe, seed=seed, count=count, tick=tick)
-    return replace(task, crafted=crafted)
-
-
-def _count(hardening: Hardening, images: int) -> int:
-    return max(1, round(hardening.crafted * images))
+BATCH = 128  # images crafted at a time
 
 
 def craft(
-    net: nn.Module,
+    nets: Sequence[nn.Module],
     data: TrainingSet,
     hardening: Hardening,
     recipe: Recipe,
     *,
     seed: int,
-    count: int | None = None,
+    count: int,
     tick: Callable[[int], None] = lambda batches: None,
 ) -> Crafted:
-    """Craft images against `net` (which takes normalised inputs and is left as it is) from augmented training images.
+    """Craft `count` images from augmented training images, every one of those as often as the others.
 
-    `count` images instead of as many as the settings say. One seed, one machine, the same images, whatever the batch
-    they were made in drew before. `tick(1)` after every batch of `BATCH`.
+    Attacks are on the first of `nets` (which take normalised inputs and are left as they are) or on it and one of the
+    others together, by chance, batch by batch. One seed, one machine, the same images. `tick(1)` after every batch of
+    `BATCH`.
     """
     generator = torch.Generator().manual_seed(seed)
-    device, total = data.labels.device, count or _count(hardening, len(data))
-    order = torch.cat([torch.randperm(len(data), generator=generator) for _ in range(math.ceil(total / len(data)))])
+    device, rounds = data.labels.device, math.ceil(count / len(data))
+    order = torch.cat([torch.randperm(len(data), generator=generator) for _ in range(rounds)])[:count]
     images, kinds = [], []
 
-    def logits_of(pixels: Tensor) -> Tensor:
-        logits: Tensor = net(((pixels - data.mean) / data.std).contiguous(memory_format=FORMAT))
-        return logits
-
-    net.to(memory_format=FORMAT)  # type: ignore[call-overload]  # torch documents it
-    with evaluating(net), frozen(net), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        for start in range(0, total, BATCH):
-            index = order[start : min(start + BATCH, total)].to(device)
+    with ExitStack() as stack:
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+        for net in nets:
+            stack.enter_context(evaluating(net))
+            stack.enter_context(frozen(net))
+            net.to(memory_format=FORMAT)  # type: ignore[call-overload]  # torch documents it
+        for start in range(0, count, BATCH):
+            index = order[start : start + BATCH].to(device)
             pixels = data.shifted(index, recipe, generator)
             kind = _draw_kinds(len(index), hardening, generator)
-            changed = _changed(logits_of, pixels, data.labels[index], kind, hardening, generator)
+            other = int(torch.randint(0, len(nets), (1,), generator=generator))
+            victims = _Victims([nets[0], nets[other]] if other else [nets[0]], data)
+            changed = _changed(victims, pixels, data.labels[index], kind, hardening, generator)
             images.append(changed.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
             kinds.append(kind)
             tick(1)
-    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
+    for net in nets:
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
     kind = torch.cat(kinds).to(device)
-    labels = data.labels[order[:total].to(device)]
+    labels = data.labels[order.to(device)]
     return Crafted(torch.cat(images), labels, kind, kind < ATTACKS, hardening.share)
+
+
+@dataclass(frozen=True)
+class _Victims:
+    """Who is attacked, all at once, and how they normalise pixels."""
+
+    nets: Sequence[nn.Module]
+    data: TrainingSet
+
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        """Each net's (B, classes)."""
+        inputs = ((pixels - self.data.mean) / self.data.std).contiguous(memory_format=FORMAT)
+        return [net(inputs) for net in self.nets]
 
 
 def _draw_kinds(count: int, hardening: Hardening, generator: torch.Generator) -> Tensor:
@@ -95,7 +94,7 @@ def _draw_kinds(count: int, hardening: Hardening, generator: torch.Generator) ->
 
 
 def _changed(
-    logits_of: Callable[[Tensor], Tensor],
+    victims: _Victims,
     pixels: Tensor,
     labels: Tensor,
     kind: Tensor,
@@ -116,12 +115,12 @@ def _changed(
         follows, size = kind[rows].to(pixels.device), size[rows].to(pixels.device)
         rows = rows.to(pixels.device)
         with torch.enable_grad():
-            changed[rows] = _attacked(logits_of, pixels[rows], labels[rows], follows, size, hardening, generator)
+            changed[rows] = _attacked(victims, pixels[rows], labels[rows], follows, size, hardening, generator)
     return changed.clamp_(0, 1)
 
 
 def _attacked(
-    logits_of: Callable[[Tensor], Tensor],
+    victims: _Victims,
     pixels: Tensor,
     labels: Tensor,
     follows: Tensor,
@@ -140,14 +139,14 @@ def _attacked(
     start = (2 * torch.rand(pixels.shape, generator=generator) - 1).to(device)
     # longer strides than the radius by the number of steps: the last ones walk along the ball's surface
     stride = size * torch.where(steps == 1, 1.0, 1.5 / steps).to(device)[:, None, None, None]
-    classes = logits_of(pixels[:1]).shape[1]
+    classes = victims.logits(pixels[:1])[0].shape[1]
     other = (torch.randint(1, classes, (count,), generator=generator).to(device) + labels) % classes
     change = _within(start * size * begins, size, round_ball)
     for step in range(int(steps.max())):
         rows = (steps > step).nonzero()[:, 0].to(device)
         point = (pixels[rows] + change[rows]).clamp_(0, 1).requires_grad_(True)
-        gain = _gain(logits_of(point), labels[rows], other[rows], follows[rows])
-        (gradient,) = torch.autograd.grad(gain.sum(), point)
+        gains = [_gain(logits, labels[rows], other[rows], follows[rows]) for logits in victims.logits(point)]
+        (gradient,) = torch.autograd.grad(torch.stack(gains).sum(), point)
         rms = gradient.square().mean((1, 2, 3), keepdim=True).sqrt_().clamp_(min=1e-20)
         direction = torch.where(round_ball[rows, None, None, None], gradient / rms, gradient.sign())
         moved = point.detach() - pixels[rows] + stride[rows] * direction

@@ -24,6 +24,7 @@ class Hardening:
     steps: int = 4  # most gradient steps of an attack
     targeted: float = 0.35  # of the attacks: towards a random wrong label; the rest away from the true one
     l2: float = 0.3  # of the attacks: bounded in L2 instead of L-inf
+    scouts: int = 0  # members made first and thrown away: attacks are on the original and on one of them together
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number that cannot be used."""
@@ -36,6 +37,8 @@ class Hardening:
             raise UsageError(f"hardening: crafted should be a number above 0, is {self.crafted:g}")
         if not 1 <= self.steps <= 1000:
             raise UsageError(f"hardening: steps should lie in 1..1000, is {self.steps}")
+        if not 0 <= self.scouts <= 100:
+            raise UsageError(f"hardening: scouts should lie in 0..100, is {self.scouts}")
         if self.share == 1:
             raise UsageError("hardening: share should be below 1: members must see clean images, too")
 

@@ -1,19 +1,22 @@
 """What making a pool would take, before it is made: a few members are started, one or more trained for some steps."""
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
+from torch import nn
 
-from pdtool.compress.contract import Draft, Task
+from pdtool.compress.contract import Draft
 from pdtool.compress.costs import count, count_nonzero
-from pdtool.compress.crafting import BATCH, craft_for, crafting_steps
+from pdtool.compress.crafting import BATCH, craft
 from pdtool.compress.member import member_seed
 from pdtool.compress.prepare import PoolRequest, Prepared, prepare
-from pdtool.compress.training import accuracy, estimate_norms
+from pdtool.compress.scouting import crafted_count
+from pdtool.compress.training import Crafted, accuracy, estimate_norms
 from pdtool.compress.weights import weights_bytes
 from pdtool.devices.catalogue import DeviceProfile
 from pdtool.devices.memory import give_back
@@ -100,8 +103,8 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     right = accuracy(the.net, ready.task.held.images, ready.task.held.labels, the.preprocessing)
     costs = count(the.net, the.spec.input)
     once = time.perf_counter() - begun
-    task, crafting = _crafted(ready.task, request.seed)
-    ready, once = replace(ready, task=task), once + crafting
+    ready, crafting = _crafted(ready)
+    task, scouts = ready.task, ready.task.hardening.scouts if ready.task.hardening else 0
     sizes, start = _sizes(ready, request)
     macs, lengths, parameters = zip(*sizes, strict=True)
     typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
@@ -110,7 +113,9 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     steps = ready.method.steps(task)
 
     def whole(step: float) -> float:
-        return round(once + request.members * (start + steps * step + finish), 3)
+        return round(
+            once + crafting + scouts * (start + steps * step) + request.members * (start + steps * step + finish), 3
+        )
 
     low, high = np.quantile(timed or [0.0], [0.1, 0.9])
     mean = np.clip(timed or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
@@ -153,16 +158,31 @@ def fits_board(parameters: int, board: DeviceProfile) -> BoardFit:
     )
 
 
-def _crafted(task: Task, seed: int) -> tuple[Task, float]:
-    """The task with a few of its crafted images, and the seconds that all of them take."""
-    batches = crafting_steps(task)
-    if not batches:
-        return task, 0.0
-    ends, started = list[float](), time.perf_counter()
-    few = craft_for(task, seed, tick=lambda _: ends.append(time.perf_counter()), count=min(CRAFTED, batches) * BATCH)
-    # the first batch is slower, memory is allocated in it
-    each = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
-    return few, batches * each
+def _crafted(ready: Prepared) -> tuple[Prepared, float]:
+    """With a few crafted images, and the seconds that all of them take."""
+    task, hardening, wanted = ready.task, ready.task.hardening, crafted_count(ready.method, ready.task)
+    if hardening is None:
+        return ready, 0.0
+
+    def some(nets: list[nn.Module]) -> tuple[Crafted, float]:
+        ends = [time.perf_counter()]
+        few = craft(
+            nets,
+            task.training,
+            hardening,
+            task.recipe,
+            seed=0,
+            count=min(wanted, CRAFTED * BATCH),
+            tick=lambda _: ends.append(time.perf_counter()),
+        )
+        # the first batch is slower, memory is allocated in it
+        each = (ends[-1] - ends[1]) / (len(ends) - 2) if len(ends) > 2 else ends[1] - ends[0]
+        return few, math.ceil(wanted / BATCH) * each
+
+    crafted, seconds = some([task.original.net])
+    if hardening.scouts:  # once against the original, once against a scout, too
+        seconds += some([task.original.net, ready.method.start(task).net])[1]
+    return replace(ready, task=replace(task, crafted=crafted)), seconds
 
 
 def _draft(ready: Prepared, request: PoolRequest, index: int) -> Draft:

@@ -9,11 +9,11 @@ import numpy as np
 import pdtool
 from pdtool.artifacts import Pool, PoolMember, PoolModel, write_entry
 from pdtool.compress.contract import Task
-from pdtool.compress.crafting import craft_for, crafting_steps
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.making import Job, Make, here
 from pdtool.compress.member import judge, member_seed, model_files, recipe_key, save
 from pdtool.compress.prepare import METHODS, PoolRequest, Prepared, encode_settings, prepare
+from pdtool.compress.scouting import craft_for, crafting_steps
 from pdtool.compress.split import Labelled, spread
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import weights_bytes
@@ -104,7 +104,7 @@ def _members(
         seed = member_seed(request.seed, index)
         jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed)))
     left = [job for job in jobs if job.id not in place.kept]
-    crafting = crafting_steps(ready.task) if left else 0
+    crafting = crafting_steps(ready.method, ready.task) if left else 0
     with watch("compress", crafting + ready.method.steps(ready.task) * len(left)) as watched:
         for note in (*ready.notes, *place.notes):
             watched.say(note)
@@ -118,7 +118,7 @@ def _members(
         task = ready.task
         if crafting:
             begun = time.perf_counter()
-            task = craft_for(task, request.seed, tick=watched.advance)
+            task = craft_for(ready.method, task, request.seed, tick=watched.advance)
             watched.say(_crafted_line(task, time.perf_counter() - begun))
         for outcome in make(request.method, task, left, watched.advance):
             id, made = outcome.job.id, outcome.made
@@ -134,8 +134,9 @@ def _members(
 
 def _crafted_line(task: Task, seconds: float) -> str:
     assert task.crafted is not None
-    attacks = int(task.crafted.attacked.sum())
-    return f"crafted {len(task.crafted):,} images, {attacks:,} of them attacks on the original, in {seconds:.1f} s"
+    attacks, scouts = int(task.crafted.attacked.sum()), task.hardening.scouts if task.hardening else 0
+    on = "the original" if not scouts else f"the original and {scouts} scout{'s' if scouts > 1 else ''}"
+    return f"crafted {len(task.crafted):,} images, {attacks:,} of them attacks on {on}, in {seconds:.1f} s"
 
 
 def _none_used(members: Sequence[PoolMember], floor: float, original: PoolModel) -> GateError:

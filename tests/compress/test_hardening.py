@@ -13,7 +13,7 @@ from pdtool.compress.contract import fine_tune
 from pdtool.compress.crafting import craft
 from pdtool.compress.hardening import HARDENINGS, Hardening, parse_hardening
 from pdtool.compress.original import Trained, load_original
-from pdtool.compress.plan import plan_pool
+from pdtool.compress.plan import PoolPlan, plan_pool
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.prepare import prepare
 from pdtool.compress.training import RECIPES, Crafted, TrainingSet, fit
@@ -41,6 +41,7 @@ def weights_of(folder: Path) -> dict[str, bytes]:
         ("epsilon", 0.0, "epsilon should lie in"),
         ("crafted", math.inf, "crafted should be a number above 0, is inf"),
         ("steps", 0, r"steps should lie in 1\.\.1000, is 0"),
+        ("scouts", -1, r"scouts should lie in 0\.\.100, is -1"),
     ],
 )
 def test_no_setting_that_cannot_be_used(setting: str, value: float, message: str) -> None:
@@ -108,7 +109,7 @@ def test_a_share_of_every_batch_is_crafted_and_a_fooled_teacher_teaches_nothing(
 
 def test_a_share_of_nothing_changes_nothing(request_of: PoolRequest) -> None:
     task = prepare(request_of).task
-    crafted = craft(task.original.net, task.training, Hardening(crafted=0.1, share=0.0), task.recipe, seed=0)
+    crafted = craft([task.original.net], task.training, Hardening(share=0.0), task.recipe, seed=0, count=50)
     nets = [load_original(Path(request_of.weights))[0].net for _ in range(2)]
     fit(nets[0], task.training, task.recipe, seed=1)
     fit(nets[1], task.training, task.recipe, seed=1, crafted=crafted)
@@ -173,9 +174,13 @@ def test_nobody_forgets_to_craft(hard: PoolRequest) -> None:
 
 
 def test_a_plan_counts_the_crafting(hard: PoolRequest) -> None:
-    few = plan_pool(replace(hard, members=1))
-    many = plan_pool(replace(hard, members=1, hardening=Hardening(crafted=500.0)))
-    assert many.steps == few.steps and many.seconds.mean > 5 * few.seconds.mean
+    def planned(epochs: int, **settings: float) -> PoolPlan:
+        recipe, hardening = replace(hard.recipe, epochs=epochs), Hardening(**settings)  # type: ignore[arg-type]
+        return plan_pool(replace(hard, members=1, recipe=recipe, hardening=hardening))
+
+    few, many, scouted = planned(40, crafted=0.01), planned(40, crafted=20.0), planned(40, crafted=0.01, scouts=9)
+    assert few.steps == many.steps == scouted.steps
+    assert many.seconds.mean > 1.5 * few.seconds.mean and scouted.seconds.mean > 5 * few.seconds.mean
 
 
 def test_members_disagree_with_a_fooled_original(hard: PoolRequest, trained: Trained, tmp_path: Path) -> None:
@@ -200,4 +205,4 @@ def test_members_disagree_with_a_fooled_original(hard: PoolRequest, trained: Tra
             assert (member(pixels).argmax(1) != said).float().mean() < 0.12
             changes[name] = (member(point).argmax(1) != fooled)[success].float().mean()
     assert success.float().mean() > 0.5
-    assert changes["hard"] > 0.8 > changes["paper"]
+    assert changes["hard"] > 0.7 > changes["paper"] + 0.2

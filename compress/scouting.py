@@ -1,0 +1,68 @@
+"""What all members of a hardened pool share: the images crafted once, if asked for against scouts, too.
+
+Members that only ever saw attacks on the original are fooled by whoever trains a member of their own in the same way
+and attacks both. Scouts are such members: made first, by the pool's own method and recipe, on images crafted against
+the original alone, and thrown away. The members' images are then crafted against the original and scouts together
+(ensemble adversarial training: Tramer et al. 2018, section 4).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from pdtool.compress.contract import Method, Task
+from pdtool.compress.crafting import BATCH, craft
+from pdtool.compress.training import Crafted
+
+__all__ = ["craft_for", "crafted_count", "crafting_steps"]
+
+
+def crafted_count(method: Method, task: Task) -> int:
+    """How many images are crafted: as many as the settings say, but not more than one member sees. 0: no hardening."""
+    if task.hardening is None:
+        return 0
+    assert task.recipe.batch is not None
+    seen = method.steps(task) * round(task.hardening.share * task.recipe.batch)
+    return max(1, min(round(task.hardening.crafted * len(task.training)), seen))
+
+
+def crafting_steps(method: Method, task: Task) -> int:
+    """How often `craft_for` ticks."""
+    if task.hardening is None:
+        return 0
+    batches, scouts = math.ceil(crafted_count(method, task) / BATCH), task.hardening.scouts
+    return (2 * batches if scouts else batches) + scouts * method.steps(task)
+
+
+def craft_for(method: Method, task: Task, seed: int, *, tick: Callable[[int], None]) -> Task:
+    """The task of a pool of that seed with its crafted images; as it is where no hardening is asked for.
+
+    Raises GateError where a scout diverges.
+    """
+    if task.hardening is None:
+        return task
+    nets = [task.original.net]
+    if task.hardening.scouts:
+        ready = replace(task, crafted=_craft(method, task, nets, (seed, 0, 1), tick=tick))
+        for number in range(task.hardening.scouts):
+            own = replace(ready, seed=_seed(seed, 0, 2, number), tick=tick)
+            scout = method.start(own).net
+            method.tune(own, scout)
+            nets.append(scout)
+    return replace(task, crafted=_craft(method, task, nets, (seed, 0, 3), tick=tick))
+
+
+def _craft(
+    method: Method, task: Task, nets: list[nn.Module], seed: tuple[int, ...], *, tick: Callable[[int], None]
+) -> Crafted:
+    assert task.hardening is not None
+    count = crafted_count(method, task)
+    return craft(nets, task.training, task.hardening, task.recipe, seed=_seed(*seed), count=count, tick=tick)
+
+
+def _seed(*numbers: int) -> int:
+    """Unlike any member's, which are of two numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
