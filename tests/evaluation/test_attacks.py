@@ -243,7 +243,7 @@ def test_margin_is_positive_exactly_where_the_label_is_not_the_nets() -> None:
 def test_more_confidence_is_more_confidence(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
     lead = []
     for confidence in (0, 5, 20):
-        found = run_attack(net, images[:16], labels[:16], f"cw:confidence={confidence},searches=3,steps=60,step=0.05")
+        found = run_attack(net, images[:8], labels[:8], f"cw:confidence={confidence},searches=2,steps=60,step=0.1")
         with torch.no_grad():
             led = margin(net(torch.from_numpy(as_input(found.images))), torch.from_numpy(found.labels)).numpy()
         assert found.success.mean() > 0.9
