@@ -1,12 +1,13 @@
 """Adversarially trained models, to compare with: trained on images that are attacked anew at every step.
 
 Three regimes, by name in `REGIMES`, each on top of the ordinary training loop, its schedule and its augmentation. All
-perturb pixels in [0, 1] by at most `epsilon` and keep them there. They differ from the papers in that loop alone, and
-in that batch norm is estimated at the end on clean images, as for every net that is trained here.
+perturb pixels in [0, 1] by at most `epsilon` and keep them there. They differ from the papers in that loop alone.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,14 +19,24 @@ from pdtool.compress.models import build
 from pdtool.compress.modes import evaluating
 from pdtool.compress.original import Original, Trained, load_labelled, pick_device
 from pdtool.compress.split import align, hold_back
-from pdtool.compress.training import RECIPES, Hooks, Recipe, TrainingSet, accuracy, device_of, fit, half_of
+from pdtool.compress.training import (
+    RECIPES,
+    Hooks,
+    Recipe,
+    TrainingSet,
+    accuracy,
+    device_of,
+    estimate_norms,
+    fit,
+    half_of,
+)
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import save_weights
 from pdtool.data import load_data
 from pdtool.errors import InputError, UsageError
 from pdtool.jsonform import canonical, encode
 
-__all__ = ["REGIMES", "Regime", "adversarial_hooks", "train_adversarially"]
+__all__ = ["REGIMES", "Regime", "fit_adversarially", "train_adversarially"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +135,7 @@ def train_adversarially(
     recipe, steps = recipe.resolved(len(kept)), recipe.steps(len(kept))
     net = build(spec, seed=seed).to(place)
     with watch(f"train {spec.name} by {regime.name}", steps) as task:
-        hooks = adversarial_hooks(regime, net, training, seed=seed)
-        seconds = fit(net, training, recipe, seed=seed, hooks=hooks, tick=task.advance)
+        seconds = fit_adversarially(regime, net, training, recipe, seed=seed, tick=task.advance)
     rate = accuracy(net, held.images, held.labels, original.preprocessing)
     metadata = Original(spec, net, original.classes, original.preprocessing).metadata() | {
         "accuracy": str(round(rate, 6)),
@@ -151,35 +161,80 @@ def train_adversarially(
     )
 
 
-def adversarial_hooks(regime: Regime, net: nn.Module, data: TrainingSet, *, seed: int) -> Hooks:
-    """What `fit(net, data, ...)` needs to train by the regime. `net` takes normalised inputs."""
+def fit_adversarially(
+    regime: Regime,
+    net: nn.Module,
+    data: TrainingSet,
+    recipe: Recipe,
+    *,
+    seed: int,
+    tick: Callable[[int], None] = lambda steps: None,
+) -> float:
+    """Train `net` (which takes normalised inputs) in place by the regime, as `fit` does; returns seconds.
+
+    Batch norm is estimated at the end on what the net was trained on, attacked images: on clean ones, as `fit` leaves
+    it, a ResNet-18 of width 8 after six epochs of fast AT withstands PGD on 5 % of CIFAR-10 instead of 15 %.
+    """
+    started = time.perf_counter()
+    noise = torch.Generator().manual_seed(seed)
 
     def augment(pixels: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        start = pixels + regime.epsilon * (2 * _random(torch.rand, pixels, generator) - 1)
-
-        def loss(given: Tensor) -> Tensor:
-            return F.cross_entropy(given, labels, reduction="sum")
-
-        return _ascend(regime, net, data, pixels, start, loss), labels
-
-    noise = torch.Generator().manual_seed(seed)
+        return _fooling(regime, net, data, pixels, labels, generator), labels
 
     def divergence(net: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         pixels = inputs * data.std + data.mean
-        with evaluating(net), torch.no_grad():
+        given = F.log_softmax(_logits(net, data, _diverging(regime, net, data, pixels, noise)), dim=1)
+        assert regime.beta is not None
+        return regime.beta * F.kl_div(given, F.softmax(logits, dim=1), reduction="batchmean")
+
+    fit(
+        net,
+        data,
+        recipe,
+        seed=seed,
+        hooks=Hooks(augment=augment) if regime.beta is None else Hooks(loss=divergence),
+        tick=tick,
+    )
+    _estimate_norms(regime, net, data, recipe.norm_images, noise)
+    return time.perf_counter() - started
+
+
+def _estimate_norms(regime: Regime, net: nn.Module, data: TrainingSet, count: int, generator: torch.Generator) -> None:
+    """Batch norm from `count` images evenly over the data, attacked; for TRADES from as many clean ones, too."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+        return
+    count = min(count, len(data))
+    index = torch.arange(count, device=data.labels.device) * len(data) // count
+    seen = []
+    for part in torch.split(index, 256):
+        pixels = data.pixels(part)
+        if regime.beta is None:
+            seen.append(_fooling(regime, net, data, pixels, data.labels[part], generator))
+        else:
+            seen += [_diverging(regime, net, data, pixels, generator), pixels]
+    images = torch.cat(seen).permute(0, 2, 3, 1).contiguous()
+    unlabelled = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    estimate_norms(net, TrainingSet(images, unlabelled, data.mean, data.std), len(images))
+
+
+def _fooling(
+    regime: Regime, net: nn.Module, data: TrainingSet, pixels: Tensor, labels: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The images from a random start towards a high cross-entropy, the net in the mode that it is in."""
+    start = pixels + regime.epsilon * (2 * _random(torch.rand, pixels, generator) - 1)
+    return _ascend(regime, net, data, pixels, start, partial(F.cross_entropy, target=labels, reduction="sum"))
+
+
+def _diverging(regime: Regime, net: nn.Module, data: TrainingSet, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """The images from close by towards answers that diverge from the clean ones', the net in evaluation mode."""
+    with evaluating(net):
+        with torch.no_grad():
             wanted = F.softmax(_logits(net, data, pixels), dim=1)
 
         def loss(given: Tensor) -> Tensor:
             return F.kl_div(F.log_softmax(given, dim=1), wanted, reduction="sum")
 
-        start = pixels + 0.001 * _random(torch.randn, pixels, noise)
-        with evaluating(net):
-            attacked = _ascend(regime, net, data, pixels, start, loss)
-        given = F.log_softmax(_logits(net, data, attacked), dim=1)
-        assert regime.beta is not None
-        return regime.beta * F.kl_div(given, F.softmax(logits, dim=1), reduction="batchmean")
-
-    return Hooks(augment=augment) if regime.beta is None else Hooks(loss=divergence)
+        return _ascend(regime, net, data, pixels, pixels + 0.001 * _random(torch.randn, pixels, generator), loss)
 
 
 def _ascend(

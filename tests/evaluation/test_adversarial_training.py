@@ -14,10 +14,17 @@ from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import ModelSpec, Normalised, build
 from pdtool.compress.original import Original, load_original
 from pdtool.compress.split import align, hold_back
-from pdtool.compress.training import RECIPES, TrainingSet, accuracy, fit, predict
+from pdtool.compress.training import RECIPES, TrainingSet, accuracy, estimate_norms, fit, predict
 from pdtool.data import load_data
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.adversarial_training import REGIMES, Regime, adversarial_hooks, train_adversarially
+from pdtool.evaluation.adversarial_training import (
+    REGIMES,
+    Regime,
+    _diverging,
+    _fooling,
+    fit_adversarially,
+    train_adversarially,
+)
 from pdtool.evaluation.attacks import run_attack
 from pdtool.images import Images
 
@@ -48,8 +55,7 @@ def robust_accuracy(net: nn.Module, images: Scans, labels: Labels) -> float:
 
 def trained(regime: Regime, training: TrainingSet, *, epochs: int) -> nn.Module:
     net = build(SPEC, seed=0)
-    hooks = adversarial_hooks(regime, net, training, seed=0)
-    fit(net, training, replace(RECIPES["train"], epochs=epochs), seed=0, hooks=hooks)
+    fit_adversarially(regime, net, training, replace(RECIPES["train"], epochs=epochs), seed=0)
     return Normalised(net, PREPROCESSING).eval()
 
 
@@ -68,11 +74,9 @@ def test_trained_nets_are_harder_to_fool(
 @pytest.mark.parametrize("name", ["pgd-at", "fast-at"])
 def test_batches_are_attacked_within_epsilon(net: nn.Module, training: TrainingSet, name: str) -> None:
     assert isinstance(net, Normalised)
-    hooks = adversarial_hooks(QUICK[name], net.net, training, seed=0)
-    assert hooks.augment is not None and hooks.loss is None
     pixels, labels = training.pixels(slice(0, 64)), training.labels[:64]
-    attacked, same = hooks.augment(pixels, labels, torch.Generator().manual_seed(0))
-    assert same is labels and attacked.shape == pixels.shape and not attacked.requires_grad
+    attacked = _fooling(QUICK[name], net.net, training, pixels, labels, torch.Generator().manual_seed(0))
+    assert attacked.shape == pixels.shape and not attacked.requires_grad
     assert (attacked - pixels).abs().max() <= EPSILON + 1e-6
     assert attacked.min() >= 0 and attacked.max() <= 1
     with torch.no_grad():
@@ -82,23 +86,36 @@ def test_batches_are_attacked_within_epsilon(net: nn.Module, training: TrainingS
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_trades_adds_beta_times_the_divergence(net: nn.Module, training: TrainingSet) -> None:
+def test_trades_attacks_the_answer_whatever_the_label(net: nn.Module, training: TrainingSet) -> None:
     assert isinstance(net, Normalised)
-    inputs = (training.pixels(slice(0, 64)) - training.mean) / training.std
-    labels = training.labels[:64]
-    terms = {}
-    for beta in (1.0, 6.0):
-        hooks = adversarial_hooks(replace(QUICK["trades"], beta=beta), net.net, training, seed=0)
-        assert hooks.loss is not None and hooks.augment is None
-        terms[beta] = hooks.loss(net.net, inputs, labels, net.net(inputs))
-    assert terms[6.0].item() == pytest.approx(6 * terms[1.0].item(), rel=1e-5)
-    assert terms[1.0].item() > 0.1
-    tiny = replace(QUICK["trades"], beta=1.0, epsilon=1e-4)
-    hooks = adversarial_hooks(tiny, net.net, training, seed=0)
-    assert hooks.loss is not None
-    assert 0 <= hooks.loss(net.net, inputs, labels, net.net(inputs)).item() < 1e-3
-    gradients = torch.autograd.grad(terms[1.0], list(net.net.parameters()))
-    assert all(gradient.abs().max() > 0 for gradient in gradients)
+    pixels = training.pixels(slice(0, 64))
+    net.train()
+    attacked = _diverging(QUICK["trades"], net.net, training, pixels, torch.Generator().manual_seed(0))
+    assert net.net.training
+    net.eval()
+    assert (attacked - pixels).abs().max() <= EPSILON + 1e-6
+    assert attacked.min() >= 0 and attacked.max() <= 1
+    with torch.no_grad():
+        clean = F.softmax(net(pixels), dim=1)
+        noise = (pixels + EPSILON * torch.randn_like(pixels).sign()).clamp(0, 1)
+        moved, by_chance = (F.kl_div(F.log_softmax(net(x), 1), clean, reduction="batchmean") for x in (attacked, noise))
+    assert moved > 2 * by_chance
+
+
+def test_without_beta_to_speak_of_trades_is_ordinary_training(training: TrainingSet) -> None:
+    """And with much of it another net: the divergence is what is added."""
+    recipe = replace(RECIPES["train"], epochs=1)
+    nets = {}
+    for beta in (1e-9, 6.0):
+        nets[beta] = build(SPEC, seed=0)
+        fit_adversarially(replace(QUICK["trades"], beta=beta), nets[beta], training, recipe, seed=0)
+    plain = build(SPEC, seed=0)
+    fit(plain, training, recipe, seed=0)
+    apart = {
+        beta: max((a - b).abs().max().item() for a, b in zip(net.parameters(), plain.parameters(), strict=True))
+        for beta, net in nets.items()
+    }
+    assert apart[1e-9] < 1e-5 < 1e-3 < apart[6.0]
 
 
 @pytest.mark.parametrize("name", REGIMES)
@@ -111,16 +128,23 @@ def test_one_seed_one_net(training: TrainingSet, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pgd-at", "trades"])
-def test_nets_with_batch_norm_are_left_as_training_left_them(name: str) -> None:
-    net = build(ModelSpec.parse("resnet18:width=2,classes=3,input=3x16x16"))
+def test_batch_norm_is_measured_on_attacked_images(name: str) -> None:
     images = np.random.default_rng(0).random((12, 16, 16, 3), dtype=np.float32)
     preprocessing = Preprocessing(channels=3, height=16, width=16, mean=(0.5,) * 3, std=(0.3,) * 3)
     data = TrainingSet.of(images, np.arange(12) % 3, preprocessing)
-    regime = replace(QUICK[name], steps=1)
-    hooks = adversarial_hooks(regime, net, data, seed=0)
-    fit(net, data, replace(RECIPES["train"], epochs=1, batch=4), seed=0, hooks=hooks)
-    assert not any(module.training for module in net.modules())
-    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+    regime = replace(QUICK[name], epsilon=0.4, step=0.4, steps=1)
+    made = []
+    for norm_images in (12, 6):
+        net = build(ModelSpec.parse("resnet18:width=2,classes=3,input=3x16x16"))
+        recipe = replace(RECIPES["train"], epochs=1, batch=4, norm_images=norm_images)
+        fit_adversarially(regime, net, data, recipe, seed=0)
+        assert not any(module.training for module in net.modules())
+        assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+        made.append(net)
+    first = made[0].state_dict()["bn1.running_var"].clone()
+    assert not torch.equal(first, made[1].state_dict()["bn1.running_var"])
+    estimate_norms(made[0], data, 12)  # on clean images: other than before
+    assert not torch.allclose(first, made[0].state_dict()["bn1.running_var"], rtol=0.02)
 
 
 @pytest.fixture
