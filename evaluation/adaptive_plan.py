@@ -1,0 +1,51 @@
+"""What an adaptive study tries: which attackers, how large the changes, how hard."""
+
+from dataclasses import dataclass
+
+from pdtool.errors import UsageError
+from pdtool.evaluation.adaptive_results import Threat
+
+__all__ = ["EPSILONS", "GRADIENT", "LIMIT", "THREATS", "Plan"]
+
+GRADIENT: tuple[Threat, ...] = ("oblivious", "surrogates", "stolen", "full")
+THREATS = (*GRADIENT, "decision", "availability")
+EPSILONS = tuple(levels / 255 for levels in (1, 2, 4, 8, 16, 255))
+LIMIT = 100  # images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is tried: the attackers, each epsilon (most change of a pixel, pixels in [0, 1]), and how hard.
+
+    `steps` gradient steps, `targets` wrong classes an image (the likeliest, then random ones), `restarts` of each
+    (the first from the image, others from random points), `at_once` members in a step, `queries` an image.
+    """
+
+    threats: tuple[str, ...] = THREATS
+    epsilons: tuple[float, ...] = EPSILONS
+    steps: int = 50
+    targets: int = 2
+    restarts: int = 1
+    at_once: int = 4
+    queries: int = 500
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what cannot be tried."""
+        for threat in self.threats:
+            if threat not in THREATS:
+                raise UsageError(f"unknown threat {threat!r}; expected one of {', '.join(THREATS)}")
+        if not self.threats or not self.epsilons:
+            raise UsageError("expected at least one threat and one epsilon")
+        if not all(0 < epsilon <= 1 for epsilon in self.epsilons):
+            raise UsageError(f"an epsilon should lie above 0 and be at most 1 (pixels in [0, 1]), are {self.epsilons}")
+        if list(self.epsilons) != sorted(set(self.epsilons)):
+            raise UsageError(f"expected epsilons in rising order, each once, got {self.epsilons}")
+        for name in ("steps", "targets", "restarts", "at_once", "queries"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"expected at least 1 for {name}, got {getattr(self, name)}")
+
+    @property
+    def middle(self) -> float:
+        """The epsilon at which the attacks are checked: the middle one of those below 1."""
+        bounded = [epsilon for epsilon in self.epsilons if epsilon < 1] or list(self.epsilons)
+        return bounded[len(bounded) // 2]

@@ -1,0 +1,209 @@
+"""What every adaptive attack plays on: torch nets to attack, the screener that judges, the images."""
+
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pdtool.calibration.table import Table, table_of
+from pdtool.compress.folder import PoolFolder, open_pool
+from pdtool.data import Dataset, labels_as, load_data, refuse_seen
+from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.adaptive_results import Target
+from pdtool.files import sha256_bytes
+from pdtool.images import as_input, size_of
+from pdtool.jsonform import canonical
+from pdtool.runtime.bundle import OpenBundle
+from pdtool.runtime.screener import Screener
+
+__all__ = ["Judged", "Stage", "judge", "open_stage"]
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`images` (N, C, H, W) are those that the torch original classifies correctly, with `labels` and `source` (N,).
+
+    `aims` (T, N): wrong labels to aim at, the likeliest first, then random ones. `members` in the order in which
+    `screener` asks them, `surrogates` the attacker's own; all nets take pixels in [0, 1] and need no gradients of
+    their weights.
+    """
+
+    target: Target
+    of: PoolFolder
+    screener: Screener
+    table: Table
+    temperatures: tuple[float, ...] | None  # of `members`
+    original: nn.Module
+    members: tuple[nn.Module, ...]
+    surrogates: tuple[nn.Module, ...]
+    data: Dataset
+    images: torch.Tensor
+    labels: torch.Tensor
+    source: NDArray[np.int64]
+    aims: tuple[torch.Tensor, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.screener.opened.bundle.classes
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the screener made of images with known labels; arrays are (N,)."""
+
+    given: NDArray[np.int64]  # the exported original's label, -1 where the frame was not screened
+    wrong: NDArray[np.bool_]
+    cleared: NDArray[np.bool_]
+    flagged: NDArray[np.bool_]
+    used: NDArray[np.int64]
+
+    @property
+    def evades(self) -> NDArray[np.bool_]:
+        """Labelled wrongly, and the verdict is `clean`."""
+        both: NDArray[np.bool_] = self.wrong & self.cleared
+        return both
+
+
+@contextmanager
+def open_stage(
+    bundle: Path,
+    pool: Path,
+    data: str,
+    *,
+    surrogates: Path | None,
+    targets: int,
+    limit: int | None,
+    seed: int,
+    memory_budget: str | None,
+    model: str | None,
+) -> Iterator[Stage]:
+    """Open and check everything; the screener is closed behind.
+
+    Raises InputError for a bundle that is not this pool's, surrogates that are of another original or the pool itself,
+    images that were used before and data that does not fit; what opening bundle and pool raises.
+    """
+    of = open_pool(pool, model=model)
+    own = open_pool(surrogates, model=model) if surrogates is not None else None
+    with Screener.open(bundle, memory_budget=memory_budget, seed=seed) as screener:
+        opened, calibration = screener.opened, screener.calibration
+        _check_pools(opened, of, own)
+        clean = load_data(data, size_of(opened.bundle.preprocessing), role="test", limit=limit)
+        truth = labels_as(clean, opened.bundle.classes)
+        if truth is None:
+            raise InputError(f"{data}: has no labels; an attack is judged by them")
+        refuse_seen(clean, opened.read(opened.bundle.seen), opened.made_on)
+        refuse_seen(clean, b64decode(calibration.seen), "the bundle was calibrated on")
+        original = of.original().requires_grad_(False)
+        logits = _logits(original, as_input(clean.images))
+        source = np.flatnonzero(logits.argmax(1).numpy() == truth)
+        if len(source) == 0:
+            raise InputError(
+                f"the original classifies none of the {len(truth)} images correctly, so there is nothing to attack; "
+                f"use data of its own classes"
+            )
+        order = tuple(member.id for member in screener.residency.order)
+        scales = calibration.temperatures
+        scale_of = dict(zip([m.id for m in opened.bundle.members], scales, strict=True)) if scales else None
+        yield Stage(
+            target=_target(opened, of, own, order, screener),
+            of=of,
+            screener=screener,
+            table=table_of(calibration),
+            temperatures=None if scale_of is None else tuple(scale_of[id] for id in order),
+            original=original,
+            members=tuple(of.member(id).requires_grad_(False) for id in order),
+            surrogates=()
+            if own is None
+            else tuple(own.member(m.id).requires_grad_(False) for m in own.pool.members if m.used),
+            data=clean,
+            images=torch.from_numpy(as_input(clean.images)[source]),
+            labels=torch.from_numpy(truth[source]),
+            source=source,
+            aims=_aims(logits[torch.from_numpy(source)], torch.from_numpy(truth[source]), targets, seed),
+        )
+
+
+def judge(stage: Stage, images: Pixels, rows: NDArray[np.int64] | None = None) -> Judged:
+    """Screen images (n, H, W, C), attacked ones of the stage's images `rows` (None: of all, in their order)."""
+    truth = stage.labels.numpy() if rows is None else stage.labels.numpy()[rows]
+    verdicts = stage.screener.screen(images, source="adaptive")
+    index = {name: i for i, name in enumerate(stage.classes)}
+    given = np.array([-1 if v.label is None else index[v.label] for v in verdicts], dtype=np.int64)
+    return Judged(
+        given=given,
+        wrong=(given != truth) & (given >= 0),
+        cleared=np.array([v.verdict == "clean" for v in verdicts], dtype=bool),
+        flagged=np.array([v.verdict == "adversarial" for v in verdicts], dtype=bool),
+        used=np.array([v.models_used for v in verdicts], dtype=np.int64),
+    )
+
+
+def _logits(net: nn.Module, planes: Pixels, batch: int = 128) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat([net(torch.from_numpy(planes[i : i + batch])) for i in range(0, len(planes), batch)]).clone()
+
+
+def _aims(logits: torch.Tensor, labels: torch.Tensor, targets: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """The likeliest wrong class, then random others without repetition."""
+    classes = logits.shape[1]
+    if targets < 1:
+        raise UsageError(f"expected at least 1 target an image, got {targets}")
+    own = labels[:, None]
+    likeliest = logits.scatter(1, own, -torch.inf).argmax(1)
+    mixed = torch.from_numpy(np.random.default_rng(seed).random(logits.shape))
+    mixed = mixed.scatter(1, likeliest[:, None], -1.0).scatter(1, own, 2.0)
+    ranked = mixed.argsort(dim=1)
+    return tuple(ranked[:, k].contiguous() for k in range(min(targets, classes - 1)))
+
+
+def _check_pools(opened: OpenBundle, of: PoolFolder, own: PoolFolder | None) -> None:
+    bundle, pool = opened.bundle, of.pool
+    weights = {member.id: member.model.file.sha256 for member in pool.members}
+    weights[bundle.original.id] = pool.original.file.sha256
+    same = pool.classes == bundle.classes and pool.preprocessing == bundle.preprocessing
+    if not same or any(weights.get(model.id) != model.weights_sha256 for model in opened.models):
+        raise InputError(
+            f"{opened.folder}: was not exported from the pool {of.folder}; give the pool that it came from"
+        )
+    if own is None:
+        return
+    if own.pool.original.file.sha256 != pool.original.file.sha256 or own.pool.preprocessing != pool.preprocessing:
+        raise InputError(
+            f"{own.folder}: its members were not made of the original of {of.folder}; compress the same weights with "
+            f"another --seed"
+        )
+    known = {member.model.file.sha256 for member in pool.members}
+    if any(member.model.file.sha256 in known for member in own.pool.members):
+        raise InputError(f"{own.folder}: holds members of {of.folder} itself; surrogates are made with another --seed")
+
+
+def _target(
+    opened: OpenBundle, of: PoolFolder, own: PoolFolder | None, order: tuple[str, ...], screener: Screener
+) -> Target:
+    calibration = screener.calibration
+    digest = None
+    if own is not None:
+        digest = sha256_bytes(canonical([member.model.file.sha256 for member in own.pool.members]))
+    return Target(
+        model=of.pool.model,
+        method=of.pool.method,
+        recipe=str(of.pool.recipe.get("name", "")),
+        members=len(opened.bundle.members),
+        bundle_digest=opened.bundle.digest,
+        precision=opened.bundle.precision,
+        rule=calibration.rule,
+        evidence=calibration.evidence,
+        target_fpr=calibration.target_fpr,
+        max_models=calibration.max_models,
+        surrogates=digest,
+        order=order,
+    )

@@ -1,0 +1,265 @@
+"""Every attacker at every epsilon, made and counted."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pdtool.artifacts import FileEntry
+from pdtool.evaluation.adaptive_availability import costliest_share, disturb
+from pdtool.evaluation.adaptive_cells import Attempt, Kept, Work, attack_all, keep, pictures, store, unit
+from pdtool.evaluation.adaptive_decision import Found, search
+from pdtool.evaluation.adaptive_full import WAYS, Way, evade
+from pdtool.evaluation.adaptive_plan import GRADIENT, Plan
+from pdtool.evaluation.adaptive_results import Cell, Disturbance, Goal, Threat
+from pdtool.evaluation.adaptive_stage import Judged, Stage, judge
+from pdtool.evaluation.adaptive_transfer import push_together
+from pdtool.evaluation.attacked import Attacked
+from pdtool.evaluation.metrics import mean_of, rate
+from pdtool.jsonform import JsonValue
+from pdtool.wording import number
+
+__all__ = ["check_cells", "curve_cells", "disturbances"]
+
+SURROGATES = (1, 5, 20)  # members of the attacker's own, as far as there are so many
+
+
+def curve_cells(work: Work, plan: Plan) -> tuple[Cell, ...]:
+    """Each attacker of the plan that wants a wrong label, at each epsilon."""
+    cells: list[Cell] = []
+    for threat in GRADIENT:
+        if threat in plan.threats:
+            for count in _counts(work.stage) if threat == "surrogates" else (None,):
+                cells += [_gradient_cell(work, plan, threat, count, each, plan.steps) for each in plan.epsilons]
+    if "decision" in plan.threats:
+        cells += _decision(work, plan)
+    return tuple(cells)
+
+
+def check_cells(work: Work, plan: Plan) -> tuple[Cell, ...]:
+    """The same attacks with a fifth of the steps, and random noise, at the middle epsilon."""
+    cells = [_gradient_cell(work, plan, "noise", None, plan.middle, 1)]
+    for threat in GRADIENT:
+        if threat in plan.threats:
+            count = _counts(work.stage)[-1] if threat == "surrogates" else None
+            cells.append(_gradient_cell(work, plan, threat, count, plan.middle, max(1, plan.steps // 5)))
+    return tuple(cells)
+
+
+def _counts(stage: Stage) -> tuple[int, ...]:
+    """How many of their own members attackers have: 1, 5 and 20, or all there are."""
+    return tuple(sorted({min(count, len(stage.surrogates)) for count in SURROGATES}))
+
+
+def _gradient_cell(work: Work, plan: Plan, threat: Threat, count: int | None, epsilon: float, steps: int) -> Cell:
+    """One attacker at one epsilon."""
+    settings: dict[str, JsonValue] = {"threat": threat, "surrogates": count, "epsilon": epsilon, "steps": steps}
+    settings |= {"targets": plan.targets, "restarts": plan.restarts, "at_once": plan.at_once}
+    attempts = _attempts(work.stage, plan, threat, count, epsilon, steps)
+    own = "" if count is None else f" of {count}"
+    label = f"{threat}{own} at {unit(epsilon)}, {steps} steps" if threat != "noise" else f"noise of {unit(epsilon)}"
+
+    def make(path: Path, key: str) -> Kept:
+        images, said = attack_all(work, label, attempts, settings)
+        attacked, file = store(work, path, threat, settings, images)
+        nothing = mean_of(np.zeros(0))
+        cell = Cell(
+            threat=threat,
+            surrogates=count,
+            epsilon=epsilon,
+            steps=steps,
+            attempts=len(attempts),
+            attacked=len(attacked),
+            fooled=rate(said.wrong),
+            evasion=rate(said.evades),
+            flagged=rate(said.flagged[said.wrong]),
+            unscreened=int((said.given < 0).sum()),
+            models_used=mean_of(said.used[said.wrong]),
+            linf=mean_of(attacked.linf[said.evades]),
+            spent=nothing,
+            queries=nothing,
+            evaded=tuple(int(i) for i in attacked.source[said.evades]),
+            file=file,
+        )
+        return Kept(key=key, cells=(cell,), disturbances=())
+
+    name = threat if count is None else f"{threat}{count}"
+    return keep(work, f"{name}-{255 * epsilon:.4g}-{steps}", settings, make).cells[0]
+
+
+def _attempts(
+    stage: Stage, plan: Plan, threat: Threat, count: int | None, epsilon: float, steps: int
+) -> tuple[Attempt, ...]:
+    """The attempts on one image, each another target, way or start."""
+    if threat == "noise":
+        return tuple(partial(_noise, stage, epsilon) for _ in range(plan.targets * plan.restarts))
+    attempts: list[Attempt] = []
+    for restart in range(plan.restarts):
+        for aims in stage.aims:
+            common = {"epsilon": epsilon, "steps": steps, "random_start": restart > 0}
+            if threat == "full":
+                attempts += [partial(_evade, stage, aims, way, common) for way in WAYS]
+                continue
+            members = {"oblivious": (), "surrogates": stage.surrogates[:count], "stolen": stage.members}[threat]
+            judged = threat == "stolen"
+            attempts.append(partial(_push, stage, members, aims, {**common, "at_once": plan.at_once, "judge": judged}))
+    return tuple(attempts)
+
+
+def _push(
+    stage: Stage,
+    members: tuple[torch.nn.Module, ...],
+    aims: torch.Tensor,
+    common: dict[str, Any],
+    rows: NDArray[np.int64],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    chosen = torch.from_numpy(rows)
+    return push_together(stage.original, members, stage.images[chosen], aims[chosen], generator=generator, **common)
+
+
+def _evade(
+    stage: Stage,
+    aims: torch.Tensor,
+    way: Way,
+    common: dict[str, Any],
+    rows: NDArray[np.int64],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    chosen = torch.from_numpy(rows)
+    return evade(
+        stage.original, stage.members, stage.table, stage.temperatures, stage.images[chosen], aims[chosen],
+        way=way, generator=generator, **common,
+    )  # fmt: skip
+
+
+def _noise(stage: Stage, epsilon: float, rows: NDArray[np.int64], generator: torch.Generator) -> torch.Tensor:
+    """Random signs of the size, as strong as noise of that bound can be."""
+    images = stage.images[torch.from_numpy(rows)]
+    signs = 2.0 * torch.randint(2, images.shape, generator=generator) - 1.0
+    return (images + epsilon * signs).clamp(0.0, 1.0)
+
+
+def _decision(work: Work, plan: Plan) -> tuple[Cell, ...]:
+    """One search an image; every epsilon counts the images that evade within it."""
+    stage = work.stage
+    settings: dict[str, JsonValue] = {"threat": "decision", "queries": plan.queries, "epsilons": list(plan.epsilons)}
+
+    def make(path: Path, key: str) -> Kept:
+        clean = pictures(stage.images)
+        with work.watch(f"decision-only, {plan.queries} queries an image", plan.queries) as task:
+            found = search(
+                clean,
+                lambda images, rows: judge(stage, images, rows).evades,
+                plan.epsilons,
+                queries=plan.queries,
+                rng=np.random.default_rng(work.seed),
+                advance=task.advance,
+            )
+            said = judge(stage, found.images)
+            near = int((said.evades & (found.radius <= plan.middle)).sum())
+            task.say(f"decision-only: {near} of {len(clean)} evade within {unit(plan.middle)}")
+        attacked, file = store(work, path, "decision", settings, torch.from_numpy(np.moveaxis(found.images, 3, 1)))
+        cells = tuple(
+            _decision_cell(epsilon, plan.queries, said, attacked, found, found.first[:, i], file)
+            for i, epsilon in enumerate(plan.epsilons)
+        )
+        return Kept(key=key, cells=cells, disturbances=())
+
+    return keep(work, f"decision-{plan.queries}", settings, make).cells
+
+
+def _decision_cell(
+    epsilon: float,
+    queries: int,
+    said: Judged,
+    attacked: Attacked,
+    found: Found,
+    first: NDArray[np.int64],
+    file: FileEntry,
+) -> Cell:
+    inside = found.radius <= epsilon
+    evades = said.evades & inside
+    wrong = said.wrong & inside
+    return Cell(
+        threat="decision",
+        surrogates=None,
+        epsilon=epsilon,
+        steps=queries,
+        attempts=1,
+        attacked=len(attacked),
+        fooled=rate(wrong),
+        evasion=rate(evades),
+        flagged=rate(said.flagged[wrong]),
+        unscreened=int((said.given < 0).sum()),
+        models_used=mean_of(said.used[wrong]),
+        linf=mean_of(attacked.linf[evades]),
+        spent=mean_of(found.spent),
+        queries=mean_of(first[evades]),
+        evaded=tuple(int(i) for i in attacked.source[evades]),
+        file=file,
+    )
+
+
+def disturbances(work: Work, plan: Plan) -> tuple[Disturbance, ...]:
+    """Clean frames as they are, then changed so that they raise alarms, and so that they ask many members."""
+    stage = work.stage
+    rng = np.random.default_rng(work.seed)
+    shares: dict[Goal, float] = {"alarm": 1.0, "delay": costliest_share(stage.table, len(stage.members), rng)}
+    clean = judge(stage, pictures(stage.images))
+    made = [_disturbance(None, None, 0.0, clean, None)]
+    for goal, share in shares.items():
+        for epsilon in (e for e in plan.epsilons if e < 1):
+            made.append(_disturbed(work, plan, goal, share, epsilon))
+    return tuple(made)
+
+
+def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float) -> Disturbance:
+    stage = work.stage
+    settings: dict[str, JsonValue] = {"goal": goal, "share": share, "epsilon": epsilon, "steps": plan.steps}
+    settings |= {"at_once": plan.at_once}
+
+    def make(path: Path, key: str) -> Kept:
+        label = f"{goal} at {unit(epsilon)}"
+        generator = torch.Generator().manual_seed(work.seed)
+        pieces = []
+        with work.watch(label, len(stage.images)) as task:
+            for start in range(0, len(stage.images), work.batch):
+                rows = slice(start, start + work.batch)
+                pieces.append(
+                    disturb(
+                        stage.original, stage.members, stage.images[rows], stage.labels[rows], share=share,
+                        epsilon=epsilon, steps=plan.steps, at_once=plan.at_once, generator=generator,
+                    )
+                )  # fmt: skip
+                task.advance(len(pieces[-1]))
+            images = torch.cat(pieces)
+            said = judge(stage, pictures(images))
+            file = store(work, path, goal, settings, images)[1]
+            done = _disturbance(goal, share, epsilon, said, file)
+            task.say(
+                f"{label}: {done.flagged.events} of {done.flagged.count} flagged, "
+                f"{number(done.models_used.value)} members asked"
+            )
+        return Kept(key=key, cells=(), disturbances=(done,))
+
+    return keep(work, f"{goal}-{255 * epsilon:.4g}-{plan.steps}", settings, make).disturbances[0]
+
+
+def _disturbance(
+    goal: Goal | None, share: float | None, epsilon: float, said: Judged, file: FileEntry | None
+) -> Disturbance:
+    kept = ~said.wrong & (said.given >= 0)
+    return Disturbance(
+        goal=goal,
+        share=share,
+        epsilon=epsilon,
+        attacked=len(kept),
+        kept=rate(kept),
+        flagged=rate(said.flagged[kept]),
+        models_used=mean_of(said.used[kept]),
+        file=file,
+    )

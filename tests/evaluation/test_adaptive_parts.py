@@ -1,0 +1,237 @@
+"""The parts of adaptive attacks: steps that stay in bounds, the detector's cost against brute force, a blind search."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from pdtool.calibration.mmt import compile_mmt
+from pdtool.calibration.table import DecisionTable, GradedTable, Table, replay
+from pdtool.calibration.wald import compile_wald
+from pdtool.errors import UsageError
+from pdtool.evaluation.adaptive_availability import costliest_share
+from pdtool.evaluation.adaptive_decision import Pixels, search
+from pdtool.evaluation.adaptive_descent import descend, margins
+from pdtool.evaluation.adaptive_full import LEAD, members_that_matter, soft_cost
+from pdtool.evaluation.adaptive_plan import Plan
+from pdtool.evaluation.adaptive_results import half_point
+from pdtool.evaluation.adaptive_transfer import push_together
+from pdtool.images import as_input
+
+Labels = NDArray[np.int64]
+Scans = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def planes(images: Scans) -> torch.Tensor:
+    return torch.from_numpy(as_input(images[:24]))
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_steps_stay_within_epsilon_and_the_pixels_range(
+    planes: torch.Tensor, epsilon: float, random_start: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def look(x: torch.Tensor, rows: torch.Tensor, step: int, last: bool) -> tuple[torch.Tensor, None]:
+        assert x.min() >= 0 and x.max() <= 1
+        return torch.randn(x.shape, generator=generator), None
+
+    found = descend(planes, look, epsilon=epsilon, steps=12, generator=generator, random_start=random_start)
+    assert found.min() >= 0 and found.max() <= 1
+    assert (found - planes).abs().max() <= epsilon + 1e-6
+    assert (found - planes).abs().max() > epsilon / 4
+
+
+def test_steps_find_the_corner_of_a_linear_cost_and_keep_the_best_iterate(planes: torch.Tensor) -> None:
+    direction = torch.randn(planes.shape, generator=torch.Generator().manual_seed(1))
+    best = (planes - 0.1 * direction.sign()).clamp(0, 1)
+    generator = torch.Generator()
+    found = descend(planes, lambda x, *_: (direction[: len(x)], None), epsilon=0.1, steps=20, generator=generator)
+    assert torch.allclose(found, best, atol=1e-6)
+    seen: list[torch.Tensor] = []
+
+    def look(x: torch.Tensor, rows: torch.Tensor, step: int, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(x[: len(planes)])
+        return direction, torch.full((len(x),), 1.0 if step == 3 else 2.0)
+
+    kept = descend(planes, look, epsilon=0.1, steps=8, generator=generator)
+    assert torch.equal(kept, seen[3]) and len(seen) == 9
+
+
+def test_an_image_that_needs_no_more_work_is_left_alone(planes: torch.Tensor) -> None:
+    asked: list[int] = []
+
+    def look(x: torch.Tensor, rows: torch.Tensor, step: int, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.extend(sorted({*rows.tolist()}))
+        return torch.ones_like(x), (rows >= step).float()  # row i is done at step i + 1
+
+    found = descend(planes[:6], look, epsilon=0.5, steps=10, generator=torch.Generator())
+    assert [asked.count(i) for i in range(6)] == [2, 3, 4, 5, 6, 7]
+
+    def single(i: int) -> torch.Tensor:
+        def look(x: torch.Tensor, rows: torch.Tensor, step: int, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.ones_like(x), torch.full((len(x),), float(i >= step))
+
+        return descend(planes[i : i + 1], look, epsilon=0.5, steps=10, generator=torch.Generator())
+
+    assert torch.equal(found, torch.cat([single(i) for i in range(6)]))
+
+
+def test_attacking_two_nets_together_fools_both(net: torch.nn.Module, planes: torch.Tensor, labels: Labels) -> None:
+    torch.manual_seed(5)
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
+    optimiser = torch.optim.Adam(other.parameters(), lr=0.01)
+    truth = torch.from_numpy(labels[:24])
+    for _ in range(60):
+        optimiser.zero_grad()
+        F.cross_entropy(other(planes), truth).backward()
+        optimiser.step()
+    aims = (truth + 1) % 10
+    for judge in (False, True):
+        found = push_together(
+            net.requires_grad_(False), [other.requires_grad_(False)], planes, aims,
+            epsilon=0.4, steps=30, at_once=4, judge=judge, generator=torch.Generator(),
+        )  # fmt: skip
+        alone = push_together(
+            net, [], planes, aims, epsilon=0.4, steps=30, at_once=4, judge=judge, generator=torch.Generator()
+        )
+        assert ((net(found).argmax(1) == aims) & (other(found).argmax(1) == aims)).float().mean() > 0.9
+        assert (other(alone).argmax(1) == aims).float().mean() < 0.6
+
+
+def _cost_by_hand(against: NDArray[np.float64], entropy: NDArray[np.float64], table: DecisionTable) -> float:
+    """The cheapest way to be cleared and not flagged before, by trying every choice of members that agree."""
+    costs, before = [], 0.0
+    left = [e if a > -LEAD else 0.0 for a, e in zip(against, entropy, strict=True)]
+
+    def cheapest(n: int, agree: int) -> float:
+        return min(sum(chosen) / max(1, agree) for chosen in itertools.combinations(left[:n], max(0, agree)))
+
+    for n, (clear, flag) in enumerate(zip(table.clear_at, table.flag_at, strict=True), start=1):
+        if clear is not None:
+            costs.append(before + cheapest(n, n - clear))
+        if flag is not None:
+            before = max(before, cheapest(n, n - flag + 1))
+    return min(costs)
+
+
+def test_the_detectors_cost_is_that_of_the_cheapest_members_that_must_agree() -> None:
+    rng = np.random.default_rng(0)
+    table = compile_wald(0.1, 0.6, 0.1, 0.1, 7, "threshold")
+    assert isinstance(table, DecisionTable) and sum(entry is not None for entry in table.clear_at) > 2
+    against, entropy = rng.normal(0, 3, (50, 7)), rng.exponential(1, (50, 7))
+    costs = soft_cost(torch.from_numpy(against), torch.from_numpy(entropy), table).numpy()
+    assert costs == pytest.approx([_cost_by_hand(*row, table) for row in zip(against, entropy, strict=True)])
+    cleared = ~replay(table, against > 0)[0]
+    assert cleared[costs == 0].all() and 0 < (costs == 0).sum() < 50
+
+
+def test_graded_cost_ends_where_the_mean_evidence_is_low_enough() -> None:
+    table = GradedTable(flag_above=(None, None, 0.4), clear_below=(None, 0.1, 0.4))
+    evidence = torch.tensor([[0.01, 0.02, 0.9], [0.3, 0.2, 0.1], [0.9, 0.9, 0.9]])
+    entropy = -torch.log(1 - evidence)
+    costs = soft_cost(torch.zeros(3, 3), entropy, table)
+    assert costs[:2].tolist() == [0.0, 0.0]  # cleared after two, cleared after three
+    assert costs[2] == pytest.approx(float(entropy[2, :2].mean()))
+
+
+def test_how_many_members_matter_to_an_attacker() -> None:
+    early = DecisionTable(flag_at=(None, 2, *(3,) * 18), clear_at=(None, 0, *(0,) * 17, 2))
+    late = DecisionTable(flag_at=(*(None,) * 19, 10), clear_at=(*(None,) * 19, 9))
+    assert members_that_matter(early) == 6 and members_that_matter(late) == 20
+    assert members_that_matter(GradedTable((None, 0.5), (None, 0.5))) == 2
+    mmt = compile_mmt(0.1, 0.6, 0.1, 0.1, 20)
+    assert members_that_matter(mmt) == 20  # agreement alone clears at the last member only
+    agreed = torch.full((1, 20), -2 * LEAD)
+    assert soft_cost(agreed, torch.zeros(1, 20), mmt).item() == 0
+    assert soft_cost(-agreed, torch.ones(1, 20), mmt).item() > 0
+
+
+def test_margins_are_negative_where_the_label_wins(net: torch.nn.Module, planes: torch.Tensor) -> None:
+    with torch.no_grad():
+        logits = net(planes)
+    for label in range(10):
+        lead = margins(logits, torch.full((len(planes),), label))
+        assert torch.equal(lead < 0, logits.argmax(1) == label)
+
+
+@pytest.mark.parametrize(
+    ("table", "share"),
+    [
+        # many members are asked where neither side has its count: half of them disagree
+        (DecisionTable((None, 2, 3, 3, 4, 4), (None, 0, 0, 1, 1, 3)), 0.5),
+        (GradedTable((None, 0.9, 0.9, 0.9, 0.9, 0.5), (None, 0.1, 0.1, 0.1, 0.1, 0.5)), 0.5),
+    ],
+)
+def test_the_costliest_share_is_that_of_all_orders(table: Table, share: float) -> None:
+    asked = []
+    for changes in range(7):
+        orders = np.array(list({*itertools.permutations([True] * changes + [False] * (6 - changes))}))
+        asked.append(replay(table, orders if isinstance(table, DecisionTable) else orders.astype(float))[1].mean())
+    assert costliest_share(table, 6, np.random.default_rng(0)) == share == np.argmax(asked) / 6
+
+
+class _Device:
+    """Says "wrong and clear" where the picture's mean is far enough from the clean one's; counts what it is asked."""
+
+    def __init__(self, clean: Pixels, far: float) -> None:
+        self.clean, self.far, self.asked = clean, far, np.zeros(len(clean), dtype=np.int64)
+        self.most: list[float] = []
+
+    def __call__(self, images: Pixels, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        assert images.min() >= 0 and images.max() <= 1
+        self.asked[rows] += 1
+        moved: NDArray[np.bool_] = images.mean(axis=(1, 2, 3)) - self.clean[rows].mean(axis=(1, 2, 3)) > self.far
+        return moved
+
+
+def test_the_blind_search_counts_every_query_and_returns_what_worked() -> None:
+    clean = np.full((8, 12, 12, 1), 0.4, dtype=np.float32)
+    device = _Device(clean, 0.05)
+    found = search(clean, device, (0.02, 0.1, 0.5), queries=150, rng=np.random.default_rng(0))
+    assert (found.spent == device.asked).all() and found.spent.max() == 150
+    assert np.isfinite(found.radius).all() and found.radius.min() > 0.05
+    assert found.radius.max() < 0.1  # all signs up is best, 0.05
+    assert np.abs(found.images - clean).max(axis=(1, 2, 3)) == pytest.approx(found.radius, abs=1e-6)
+    assert device(found.images, np.arange(8)).all()
+    assert (found.first[:, 0] == -1).all()  # out of reach
+    assert (found.first[:, 1] >= found.first[:, 2]).all() and (found.first[:, 2] >= 1).all()
+    again = search(clean, _Device(clean, 0.05), (0.02, 0.1, 0.5), queries=150, rng=np.random.default_rng(0))
+    assert again.images.tobytes() == found.images.tobytes()
+
+
+def test_the_blind_search_stops_within_the_smallest_epsilon_and_leaves_what_it_cannot_move() -> None:
+    clean = np.full((4, 8, 8, 3), 0.5, dtype=np.float32)
+    easy = _Device(clean, 0.01)
+    found = search(clean, easy, (0.2,), queries=200, rng=np.random.default_rng(1))
+    assert (found.radius <= 0.2).all() and found.spent.max() < 200 and (found.spent == easy.asked).all()
+    assert (found.first[:, 0] == found.spent).all()
+    hopeless = _Device(clean, 2.0)
+    found = search(clean, hopeless, (0.2,), queries=20, rng=np.random.default_rng(1))
+    assert np.isinf(found.radius).all() and (found.images == clean).all() and (hopeless.asked == 20).all()
+
+
+def test_half_of_a_curve_lies_between_its_points() -> None:
+    assert half_point((1.0, 2.0, 4.0), (0.1, 0.3, 0.7)) == 3.0
+    assert half_point((1.0, 2.0), (0.8, 1.0)) == 0.625
+    assert half_point((1.0, 2.0), (0.0, 0.49)) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"threats": ("T9",)}, "unknown threat 'T9'; expected one of oblivious"),
+        ({"threats": ()}, "at least one threat and one epsilon"),
+        ({"epsilons": (8.0,)}, "should lie above 0 and be at most 1"),
+        ({"epsilons": (0.2, 0.1)}, "rising order"),
+        ({"steps": 0}, "at least 1 for steps, got 0"),
+    ],
+)
+def test_plans_that_cannot_be_tried_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Plan(**wrong)  # type: ignore[arg-type]
