@@ -22,12 +22,12 @@ def evaluate(
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="fgsm, bim, pgd, deepfool, cw or any other of docs/attacks.md, with settings if wanted: "
+            help="fgsm, bim, pgd, apgd-ce, deepfool, cw, jsma, square, ..., with settings if wanted: "
             "pgd:epsilon=8/255,steps=20; may be given several times (default: fgsm and deepfool)."
         ),
     ] = None,
     preset: Annotated[
-        list[str] | None, typer.Option(help="A set of attacks: quick, strong or a paper's; may be given several times.")
+        list[str] | None, typer.Option(help="A set of attacks: quick, strong, ...; may be given several times.")
     ] = None,
     control: Annotated[
         list[str] | None,

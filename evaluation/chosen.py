@@ -12,7 +12,7 @@ from pdtool.evaluation.results import Group
 __all__ = ["attack_limits", "choose_attacks", "evenly", "group_of"]
 
 BLACK_BOX = ("one-pixel", "square", "local-search", "hop-skip-jump", "boundary", "spsa", "nes")
-WEAK_BELOW = 8 / 255  # the usual bound on a change of a pixel
+STRONG_FROM = 0.03  # what papers give iterated attacks in [0, 1] pixels: 0.03 or 8/255
 
 
 def choose_attacks(attacks: Sequence[str], presets: Sequence[str] = ()) -> dict[str, Attack]:
@@ -73,7 +73,7 @@ def evenly(count: int, limit: int | None) -> NDArray[np.int64]:
 def group_of(attack: Attack) -> Group:
     """How an attack goes about it: smallest change that does, bounded change (weak or strong), or answers alone.
 
-    `strong`: several steps within at least 8/255, or a margin that it goes beyond the boundary.
+    `strong`: several steps within at least 0.03, or a margin that it goes beyond the boundary.
     """
     if attack.name in BLACK_BOX:
         return "black-box"
@@ -81,4 +81,4 @@ def group_of(attack: Attack) -> Group:
     if "epsilon" not in settings:
         return "strong" if settings.get("confidence", 0) > 0 else "minimal-norm"
     steps = settings.get("steps", 1)
-    return "strong" if steps > 1 and settings["epsilon"] >= WEAK_BELOW - 1e-9 else "weak"
+    return "strong" if steps > 1 and settings["epsilon"] >= STRONG_FROM else "weak"

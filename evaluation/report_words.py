@@ -8,8 +8,8 @@ __all__ = ["GROUPS", "LIMITS", "area", "average", "interval", "share", "span", "
 
 GROUPS = {
     "minimal-norm": "smallest change that fools",
-    "weak": "small bounded change",
-    "strong": "large bounded change, or far over the boundary",
+    "weak": "one step, or a small bounded change",
+    "strong": "several steps within 0.03 or more, or far over the boundary",
     "black-box": "answers alone, no gradients",
 }
 

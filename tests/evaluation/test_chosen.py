@@ -51,7 +51,7 @@ def test_frames_are_taken_evenly(count: int, limit: int | None) -> None:
 
 def test_every_attack_is_in_a_group() -> None:
     groups = {name: group_of(attack) for name, attack in ATTACKS.items()}
-    assert groups["deepfool"] == groups["cw"] == "minimal-norm" and groups["pgd"] == "strong"
+    assert groups["deepfool"] == groups["cw"] == "minimal-norm" and groups["pgd"] == groups["bim"] == "strong"
     assert groups["fgsm"] == "weak" and group_of(parse_attack("pgd:epsilon=2/255")) == "weak"
     assert group_of(parse_attack("fgsm:epsilon=8/255")) == "weak"  # a single step
     assert group_of(parse_attack("cw:confidence=20")) == "strong"
