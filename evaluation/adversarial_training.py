@@ -126,6 +126,8 @@ def train_adversarially(
         raise UsageError(f"the weights' file should end in .safetensors, is {out}")
     if out.exists() and not force:
         raise InputError(f"{out}: exists already; choose another file or replace it by force")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: its folder does not exist; create {out.parent} first")
     place, spec = pick_device(device), original.spec
     dataset = load_labelled(data, spec)
     kept, held = hold_back(align(dataset, original.classes), dataset.groups, spec=data)
@@ -195,7 +197,8 @@ def fit_adversarially(
         hooks=Hooks(augment=augment) if regime.beta is None else Hooks(loss=divergence),
         tick=tick,
     )
-    _estimate_norms(regime, net, data, recipe.norm_images, noise)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):  # one seed, one result
+        _estimate_norms(regime, net, data, recipe.norm_images, noise)
     return time.perf_counter() - started
 
 

@@ -171,6 +171,8 @@ def test_a_trained_file_loads_like_any_original(tmp_path: Path, original: Origin
     assert b"fast-at:epsilon=0.1,step=0.125,steps=1" in out.read_bytes()[:4000]
     with pytest.raises(InputError, match="exists already"):
         train_adversarially(QUICK["fast-at"], original, "digits", out)
+    with pytest.raises(InputError, match="its folder does not exist"):
+        train_adversarially(QUICK["fast-at"], original, "digits", tmp_path / "none" / "robust.safetensors")
     with pytest.raises(UsageError, match="should end in .safetensors"):
         train_adversarially(QUICK["fast-at"], original, "digits", tmp_path / "robust.pt")
 
