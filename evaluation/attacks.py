@@ -51,8 +51,8 @@ class Attack:
         return spec_of(self.name, self.settings)
 
 
-# Settings: those of the papers that this screener comes from, where they name them, in [0, 1] pixels; `pgd` at the
-# usual 8/255; `cw` with learning rate 0.01, ten times the papers', which finds smaller changes in the same 1000 steps.
+# Settings: those of the papers that this screener comes from, where they name them, in [0, 1] pixels, except for bounds
+# so small that they fool few nets (see `PRESETS`); `pgd` and its kin at the usual 8/255.
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (

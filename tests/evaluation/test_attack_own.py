@@ -1,13 +1,14 @@
 """What each of the attacks with code of their own promises, beyond what all attacks promise."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from pdtool.errors import InputError, UsageError
+from pdtool.errors import InputError, MissingError, UsageError
 from pdtool.evaluation.attack_apgd import checkpoints, dlr
 from pdtool.evaluation.attack_common import other_class
 from pdtool.evaluation.attack_features import features_of, middle_layer
@@ -190,3 +191,12 @@ def test_square_gets_stronger_with_queries_and_works_on_two_classes(
     truth = two(torch.from_numpy(as_input(images))).argmax(1).numpy()
     assert run_attack(two, images, truth, "square:epsilon=0.2,queries=20").success.any()
     assert run_attack(two, images[:8], truth[:8], "one-pixel:iterations=2").success.any()
+
+
+def test_without_the_toolbox_the_line_says_what_to_install(
+    net: torch.nn.Module, images: Scans, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "art", None)
+    with pytest.raises(MissingError, match=r"art is needed to attack the original .* pip install 'pdtool\[evaluate\]'"):
+        run_attack(net, images, labels, "square")
+    assert run_attack(net, images[:4], labels[:4], "jsma").success.any()
