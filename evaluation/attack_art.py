@@ -95,8 +95,18 @@ def _classifier(net: torch.nn.Module, images: torch.Tensor, last: torch.nn.Modul
     """The net as the toolbox knows one that only answers: NumPy in, `last` of the logits out."""
     device = device_of(net)
     classes = logits_of(net, images[:1]).shape[1]
+    known: dict[bytes, Planes] = {}  # the toolbox asks of each image three times
 
     def answer(planes: Planes) -> Planes:
+        if len(known) > 16 * len(images):
+            known.clear()
+        keys = [plane.tobytes() for plane in planes]
+        new = [i for i, key in enumerate(keys) if key not in known]
+        if new:
+            known.update(zip((keys[i] for i in new), ask(planes[new]), strict=True))
+        return np.stack([known[key] for key in keys])
+
+    def ask(planes: Planes) -> Planes:
         logits = logits_of(net, torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)).to(device))
         if classes < 3:  # the toolbox takes two classes for one output: a third that is never the answer
             logits = torch.nn.functional.pad(logits, (0, 1), value=-1e9)
