@@ -1,0 +1,80 @@
+"""What was set out to be reached on the small scale, and whether it was."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import fmean
+
+from cells import markdown
+from documents import Found, attack_of
+from published import ACCESS_ATTACKS
+
+from pdtool.evaluation.results import AttackResult, Evaluation
+from pdtool.wording import NOTHING
+
+__all__ = ["COMPARED", "NAMES", "goals", "goals_of", "papers_attacks", "worst_by"]
+
+COMPARED = ("paper", "hardened")
+NAMES = {"paper": "`--recipe paper`", "hardened": "`--recipe hardened`"}
+SCORES = {"lcr": "label change rate", "graded": "graded evidence"}
+FEW = 10  # frames: an attack that fooled the original on fewer is not the worst
+
+
+def papers_attacks(report: Evaluation) -> list[AttackResult]:
+    """The papers' six attacks, as far as they are there and fooled the original at all."""
+    found = [attack_of(report, name) for name in ACCESS_ATTACKS]
+    return [a for a in found if a is not None and a.frames.count]
+
+
+def worst_by(report: Evaluation, take: Callable[[AttackResult], float | None]) -> tuple[float, AttackResult] | None:
+    """The smallest figure and its attack, of those that fooled the original on `FEW` frames or more."""
+    given = [(value, a) for a in report.attacks if a.frames.count >= FEW and (value := take(a)) is not None]
+    return min(given, key=lambda pair: pair[0]) if given else None
+
+
+def goals_of(report: Evaluation) -> Iterator[tuple[str, str, float, float | None, str]]:
+    """Each goal: title, sign, bound, what the report says (shares, not percent), and of which attack."""
+    six = papers_attacks(report)
+    for score, name in SCORES.items():
+        for what, bound, take in (
+            ("AUROC", 0.97, lambda a, score=score: getattr(a, score).auroc.value),
+            ("TPR at 5 % FPR", 0.90, lambda a, score=score: getattr(a, score).tpr_5.share),
+        ):
+            least = 0.93 if what == "AUROC" else bound
+            yield f"{what} of the {name}, mean over the papers' attacks", ">=", bound, _mean(map(take, six)), ""
+            worst = worst_by(report, take)
+            title = f"{what} of the {name}, worst of all attacks"
+            yield title, ">=", least, *((None, "") if worst is None else (worst[0], f" (`{worst[1].spec}`)"))
+    fixed = "corrected label right, of the flagged, mean over the papers' attacks"
+    yield fixed, ">=", 0.70, _mean(a.corrected.share for a in six), ""
+    yield "members asked for a clean frame", "<=", 8.0, report.clean.every.models_used.value, ""
+    yield "cost of a clean frame, passes of the original", "<=", 2.0, report.clean.every.cost.value, ""
+
+
+def goals(every: Sequence[Found]) -> str:
+    """The table, a column for each set of images and pool."""
+    columns = {
+        f"{found.title}, {NAMES[name]}": list(goals_of(found.reports[name]))
+        for found in every
+        for name in COMPARED
+        if name in found.reports
+    }
+    if not columns:
+        return "Neither pool was evaluated."
+    first = next(iter(columns.values()))
+    rows = [
+        (title, f"{sign} {bound:g}", *(_judged(column[k]) for column in columns.values()))
+        for k, (title, sign, bound, _, _) in enumerate(first)
+    ]
+    return markdown(("goal", "", *columns), rows)
+
+
+def _judged(goal: tuple[str, str, float, float | None, str]) -> str:
+    _, sign, bound, value, of = goal
+    if value is None:
+        return NOTHING
+    met = value >= bound if sign == ">=" else value <= bound
+    return f"{'met' if met else 'missed'}: **{value:.{3 if bound < 1 else 2}f}**{of}"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

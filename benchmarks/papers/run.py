@@ -1,0 +1,109 @@
+"""Everything that the papers' tables are made of, one plain command after another; what is there is not made again.
+
+    python benchmarks/papers/run.py small DATA OUT
+    python benchmarks/papers/run.py full DATA OUT --minutes 9        again and again, until nothing is left
+
+DATA holds `cifar10-*.tar.gz` and `gtsrb-*.tar.gz` (for `full` also SVHN's own `train_32x32.mat` and `test_32x32.mat`,
+where there are such). Every command is printed before it runs and written to OUT/stages.jsonl with its commit and its
+seconds. With `--minutes` a command that is still running then is stopped; the next call goes on: `compress` after the
+last member that is whole, `evaluate` after the last attack. Exit code: 0 all is there, 10 something is left, else the
+code of the command that failed.
+"""
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from plan import HERE, SCALES, Stage, stages
+
+LEFT = 10
+GRACE = 20  # seconds for a command to end after it was interrupted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("scale", choices=SCALES)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="+", default=["*"], help="stages by name, such as 'gtsrb/*' or '*/paper*'")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes (each call is one step)")
+    parser.add_argument("--limit", type=int, help="attack so many images, for a quick look")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--list", action="store_true", help="print the commands that are left and stop")
+    options = parser.parse_args(arguments)
+    every = stages(SCALES[options.scale], options.data, options.out, limit=options.limit, seed=options.seed)
+    wanted = [stage for stage in every if any(fnmatchcase(stage.name, text) for text in options.only)]
+    if not wanted:
+        parser.error(f"no stage: are the images in {options.data}, and is --only right?")
+    left = [stage for stage in wanted if not stage.out.exists()]
+    if options.list:
+        for stage in left:
+            print(f"{stage.name}: {shlex.join(stage.command)}")
+        return 0
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    code = 0
+    while left and code == 0 and (end is None or time.monotonic() < end):
+        code = _run(left[0], options.data, options.out, end)
+        if code == 0:
+            left.pop(0)
+    if code not in (0, LEFT):
+        print(f"{left[0].name}: failed with code {code}", file=sys.stderr)
+        return code
+    for stage in left:
+        print(f"left: {stage.name}", file=sys.stderr)
+    return LEFT if left else 0
+
+
+def _run(stage: Stage, data: Path, out: Path, end: float | None) -> int:
+    """Run one command; LEFT where its time was up."""
+    print(f"\n[{stage.name}] {shlex.join(stage.command)}", file=sys.stderr, flush=True)
+    (out / stage.name.partition("/")[0]).mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    program = [sys.executable, "-m", "pdtool"] if stage.command[0] == "pdtool" else [sys.executable]
+    process = subprocess.Popen([*program, *stage.command[1:]])
+    try:
+        code = process.wait(None if end is None else max(1.0, end - started))
+    except subprocess.TimeoutExpired:
+        code = LEFT
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    command = shlex.join(stage.command)
+    for name, place in {"benchmarks/papers": HERE, "OUT": out, "DATA": data}.items():
+        command = command.replace(str(place), name)  # where the folders lie tells a reader nothing
+    line = {
+        "stage": stage.name,
+        "command": command,
+        "commit": _commit(),
+        "seconds": round(time.monotonic() - started, 1),
+        "code": code,
+    }
+    with (out / "stages.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return code
+
+
+def _commit() -> str:
+    """The commit of this checkout, with "+" where files differ from it; empty outside of one."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
