@@ -61,7 +61,7 @@ def read_all(out: Path) -> tuple[Found, ...]:
 
 
 def _read(folder: Path, name: str, title: str) -> Found:
-    calibrated = (*POOLS, *(f"paper-{rule}" for rule in RULES))
+    calibrated = (*POOLS, *RULES)
     return Found(
         name=name,
         title=title,

@@ -23,7 +23,7 @@ def matters(every: Sequence[Found]) -> Iterator[str]:
     for found in every:
         yield "\n\n".join([f"### {found.title}: every attack", _attacks(found)])
     yield "\n\n".join(["### Frames that nobody attacked", _benign(every)])
-    yield "\n\n".join(["### Rules, on the papers' pool", _rules(every)])
+    yield "\n\n".join(["### Rules, on the papers' pool and on mutants", _rules(every)])
     yield "\n\n".join(["### Other detectors on the same frames: AUROC, %", _baselines(every)])
 
 
@@ -147,7 +147,14 @@ def _benign_rows(found: Found) -> Iterator[Row]:
 
 
 def _rules(every: Sequence[Found]) -> str:
-    titles = {"paper": "optimal", "paper-wald": "wald, the papers' setting", "paper-fixed": "fixed", "paper-mmt": "mmt"}
+    titles = {
+        "paper": "RC, optimal",
+        "paper-wald": "RC, wald as the papers set it",
+        "paper-fixed": "RC, fixed",
+        "paper-mmt": "RC, mmt",
+        "mutation-nai-optimal": "mutants, optimal",
+        "mutation-nai": "mutants, mmt",
+    }
     rows = []
     for found in every:
         for name, title in titles.items():
@@ -164,14 +171,14 @@ def _rules(every: Sequence[Found]) -> str:
                 mean_figure(a.frames.models_used for a in six),
             ))  # fmt: skip
     headers = (
-        "data", "rule", "clean n", "clean flagged, %", "upper bound in the calibration, %", "members, clean",
+        "data", "pool, rule", "clean n", "clean flagged, %", "upper bound in the calibration, %", "members, clean",
         "cost, clean", "attacked n", "flagged, mean over the papers' attacks, %", "flagged, worst of them, %",
         "members, attacked",
     )  # fmt: skip
     note = (
-        "`wald`: Wald's test as the papers set it: sigma 0.1, an exhausted pool is adversarial. No pool of this size "
-        "can clear anything by it: at a clean label change rate of 0.1 that takes 133 members that agree. `mmt`: as "
-        "MMT's program does it, an exhausted pool is clean."
+        "`wald`: sigma 0.1, an exhausted pool is adversarial. No pool of this size can clear anything by it: at a "
+        "clean label change rate of 0.1 that takes 133 members that agree. `mmt`: as MMT's program does it, an "
+        "exhausted pool is clean. To flag at that rate takes 15 changes, so that a small pool flags next to nothing."
     )
     return f"{markdown(headers, rows, left=2)}\n\n{note}"
 

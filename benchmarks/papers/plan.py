@@ -10,11 +10,12 @@ HERE = Path(__file__).parent
 BROKEN = (
     "--accept-miss"  # the papers' tests do not keep their promise on clean images: stored all the same, and counted
 )
-# Rules that are compared with `optimal` on the papers' pool: options of calibrate
-RULES: Mapping[str, tuple[str, ...]] = {
-    "wald": ("--rule", "wald", "--preset", "paper", BROKEN),
-    "fixed": ("--rule", "fixed"),
-    "mmt": ("--rule", "mmt", BROKEN),
+# Pools under other rules than their own: bundle -> pool and options of calibrate
+RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "paper-wald": ("paper", ("--rule", "wald", "--preset", "paper", BROKEN)),
+    "paper-fixed": ("paper", ("--rule", "fixed")),
+    "paper-mmt": ("paper", ("--rule", "mmt", BROKEN)),
+    "mutation-nai-optimal": ("mutation-nai", (BROKEN,)),
 }
 
 
@@ -223,10 +224,10 @@ def _of(scale: Scale, images: Data, data: Path, out: Path, limit: int, seed: int
             beside += ["--compare", str(out / f"{name}-int8")]
             beside += ["--baseline", "all", "--baseline-data", f"{train}#1/5"]
         yield evaluate(name, f"{name}-bundle", name, *named, *beside)
-    for rule, options in RULES.items():
-        yield export(f"paper-{rule}-bundle", "paper")
-        yield calibrate(f"paper-{rule}-bundle", options)
-        yield evaluate(f"paper-{rule}", f"paper-{rule}-bundle", "paper", "--preset", "paper-access2021")
+    for name, (pool_name, options) in RULES.items():
+        yield export(f"{name}-bundle", pool_name)
+        yield calibrate(f"{name}-bundle", options)
+        yield evaluate(name, f"{name}-bundle", pool_name, "--preset", "paper-access2021")
     for regime, epochs in images.regimes.items():
         yield stage(
             f"{regime}/train", f"{regime}.safetensors",
