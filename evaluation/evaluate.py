@@ -1,12 +1,10 @@
 """Attack the original, screen clean and attacked images through the exported bundle, count, write the reports."""
 
 import json
-import os
-import shutil
 import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ from pdtool.evaluation.benign import choose_controls, compare, open_other, scree
 from pdtool.evaluation.chosen import attack_limits, choose_attacks, evenly
 from pdtool.evaluation.counting import attack_result, clean_result, overall, worst_case, wrong_result
 from pdtool.evaluation.detectors import DETECTORS
-from pdtool.evaluation.image_store import Job, attack_or_reuse
+from pdtool.evaluation.image_store import Job, attack_or_reuse, drop_kept, kept_folder, linked
 from pdtool.evaluation.mixed import mixed_stream
 from pdtool.evaluation.report import Evidence, html_report
 from pdtool.evaluation.report_markdown import markdown_report
@@ -122,7 +120,7 @@ def evaluate_bundle(
     Screener.open(bundle, memory_budget=memory_budget).close()  # a budget that is too small is said before the attacks
     specs = (data, *extras.foreign, *([extras.baseline_data] if extras.baseline_data else []))
     inputs = (bundle, pool, *extras.compare, *(Path(spec.partition("#")[0]) for spec in specs))
-    kept = _kept(out, extras.images)
+    kept = kept_folder(out, extras.images)
     if extras.images is not None:
         inputs = (*inputs, kept)
     with new_folder(out, force=force, marker="report.json", own=OWN, inputs=inputs) as folder:
@@ -157,7 +155,7 @@ def evaluate_bundle(
                 attacked[name], path = attack_or_reuse(job, name, attack, limits.get(attack.name), kept, earlier, watch)
             made.append(path)
             if extras.images is None:
-                path = _linked(path, folder / "attacked" / f"{name}.npz")
+                path = linked(path, folder / "attacked" / f"{name}.npz")
             files[name] = FileEntry(path=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
         write_atomic(folder / "mixed.npz", mixed_stream(clean_data, truth, attacked, opened.bundle))
         sets = 1 + len(attacked) + len(controls) + len(foreign) + len(others)
@@ -213,36 +211,8 @@ def evaluate_bundle(
         evidence = Evidence(clean, tuple(screened.values()), opened.bundle.classes)
         _write(folder, evaluation, evidence)
     if extras.images is None:
-        _drop(kept, made)
+        drop_kept(kept, made)
     return evaluation
-
-
-def _kept(out: Path, images: Path | None) -> Path:
-    """Where attacked images are kept while they are made: beside `out`, which appears only at the end."""
-    if images is None:
-        return out.with_name(f"{out.name}.attacked")
-    if out.resolve() in (images.resolve(), *images.resolve().parents):
-        raise UsageError(f"--images {images}: lies in --out {out}, which is replaced as a whole; give a folder beside")
-    return images
-
-
-def _linked(path: Path, to: Path) -> Path:
-    """The file under a second name, without a copy where the file system can do that."""
-    to.parent.mkdir(exist_ok=True)
-    try:
-        os.link(path, to)
-    except OSError:
-        shutil.copyfile(path, to)
-    return to
-
-
-def _drop(kept: Path, made: Sequence[Path]) -> None:
-    """Remove what was kept for a run that might have been stopped, and the folder where nothing else is in it."""
-    with suppress(OSError):
-        for path in made:
-            if path.parent == kept:
-                path.unlink(missing_ok=True)
-        kept.rmdir()
 
 
 def _baselines(extras: Extras) -> tuple[str, ...]:

@@ -1,8 +1,12 @@
 """Attacked images kept between runs: what is there and was made in the very same way is not made again."""
 
 import importlib.metadata
+import inspect
 import logging
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +17,15 @@ from numpy.typing import NDArray
 
 import pdtool
 from pdtool.compress.watch import Watch
-from pdtool.errors import InputError
+from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacked import Attacked, read_attacked, write_attacked
 from pdtool.evaluation.attacks import Attack, run_attack
 from pdtool.evaluation.chosen import evenly
-from pdtool.files import sha256_bytes
+from pdtool.files import sha256_bytes, sha256_file
 from pdtool.images import Images
 from pdtool.jsonform import canonical
 
-__all__ = ["Job", "attack_or_reuse"]
+__all__ = ["Job", "attack_or_reuse", "drop_kept", "kept_folder", "linked"]
 
 LOG = logging.getLogger(__name__)
 LIBRARIES = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox")
@@ -54,6 +58,7 @@ class Job:
             "images_of": len(self.labels),
             "pdtool": pdtool.__version__,
             "versions": {name: _version(name) for name in LIBRARIES},
+            "code": _code(attack),
         }
 
 
@@ -86,6 +91,37 @@ def attack_or_reuse(
     return made, path
 
 
+def kept_folder(out: Path, images: Path | None) -> Path:
+    """Where attacked images are kept while they are made: beside `out`, which appears only at the end.
+
+    Raises UsageError for a folder `images` in `out`.
+    """
+    if images is None:
+        return out.with_name(f"{out.name}.attacked")
+    if out.resolve() in (images.resolve(), *images.resolve().parents):
+        raise UsageError(f"--images {images}: lies in --out {out}, which is replaced as a whole; give a folder beside")
+    return images
+
+
+def linked(path: Path, to: Path) -> Path:
+    """The file under a second name, without a copy where the file system can do that."""
+    to.parent.mkdir(exist_ok=True)
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+    return to
+
+
+def drop_kept(kept: Path, made: Sequence[Path]) -> None:
+    """Remove what was kept for a run that might have been stopped, and the folder where nothing else is in it."""
+    with suppress(OSError):
+        for path in made:
+            if path.parent == kept:
+                path.unlink(missing_ok=True)
+        kept.rmdir()
+
+
 def _stored(path: Path, key: Mapping[str, Any]) -> Attacked | None:
     if not path.is_file():
         return None
@@ -95,6 +131,12 @@ def _stored(path: Path, key: Mapping[str, Any]) -> Attacked | None:
         LOG.warning("%s; it is made again", str(error).partition(";")[0])
         return None
     return stored if all(stored.provenance.get(name) == value for name, value in key.items()) else None
+
+
+def _code(attack: Attack) -> str:
+    """SHA-256 of the source file that the attack stands in: between two versions its code may change too."""
+    file = inspect.getsourcefile(attack.function)
+    return "" if file is None else sha256_file(Path(file))
 
 
 def _version(library: str) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.evaluation.chosen import evenly
 from pdtool.evaluation.pictures import png_data_uri
 from pdtool.evaluation.screening import Screened
 from pdtool.images import Images, as_input
@@ -54,7 +55,7 @@ class Gallery:
 
 
 def galleries(evidence: Evidence) -> Iterator[Gallery]:
-    """The first frames of each kind, attack by attack; kinds without frames have none."""
+    """A few frames of each kind, evenly over the data, attack by attack; kinds without frames have none."""
     clean, classes = evidence.clean, evidence.classes
     clean_at = {int(source): i for i, source in enumerate(clean.source)}
     for a in evidence.attacked:
@@ -63,7 +64,7 @@ def galleries(evidence: Evidence) -> Iterator[Gallery]:
             (f"{a.name}: flagged", fooled & a.flagged),
             (f"{a.name}: missed", fooled & ~a.flagged),
         ):
-            cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _first(chosen, SHOWN)]
+            cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _some(chosen, SHOWN)]
             note = f"{int(chosen.sum())} of the {int(fooled.sum())} attacked frames that fool the original"
             yield Gallery(title, note, tuple(cards))
     right, wrong = ~clean.wrong, clean.wrong
@@ -77,12 +78,13 @@ def galleries(evidence: Evidence) -> Iterator[Gallery]:
             "clean frames that the original gets wrong",
         ),
     ):
-        cards = [_card(clean, i, classes, None) for i in _first(chosen, SHOWN_CLEAN)]
+        cards = [_card(clean, i, classes, None) for i in _some(chosen, SHOWN_CLEAN)]
         yield Gallery(title, f"{int(chosen.sum())} of the {int(among.sum())} {what}", tuple(cards))
 
 
-def _first(chosen: NDArray[np.bool_], most: int) -> list[int]:
-    return [int(i) for i in np.flatnonzero(chosen)[:most]]
+def _some(chosen: NDArray[np.bool_], most: int) -> list[int]:
+    places = np.flatnonzero(chosen)
+    return [int(i) for i in places[evenly(len(places), most)]]
 
 
 def _card(frames: Screened, i: int, classes: tuple[str, ...], clean: Images | None) -> _Card:

@@ -56,9 +56,11 @@ def roc_curves(evidence: Evidence) -> str:
 def cost_curves(evaluation: Evaluation) -> str:
     """AUROC and TPR at 5 % FPR of every attack against the members asked."""
     attacks = [a for a in evaluation.attacks if a.frames.count]
+    areas = [s.auroc.value or 0.0 for a in attacks for point in a.asked for s in (point.lcr, point.graded)]
+    lowest = min(0.5, *(np.floor(10 * area) / 10 for area in areas)) if areas else 0.5
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(1, ACROSS, sharey=True)
+        panels = figure.subplots(1, ACROSS)
         for k, (axes, title) in enumerate(
             zip(panels, ("AUROC, LCR", "AUROC, graded", "TPR at 5 % FPR, LCR", "TPR at 5 % FPR, graded"), strict=True)
         ):
@@ -74,7 +76,7 @@ def cost_curves(evaluation: Evaluation) -> str:
             steps = [point.members for point in attacks[0].asked] if attacks else [1]
             axes.set_xticks(steps, [str(step) for step in steps])
             axes.minorticks_off()
-            axes.set_ylim(0, 1.02)
+            axes.set_ylim(lowest if k < 2 else 0, 1.02)
             axes.set_xlabel("members asked")
             axes.set_title(title, loc="left", fontsize=10)
             axes.grid()
@@ -130,4 +132,6 @@ def _dash(i: int) -> str:
 def _legend(figure: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=ACROSS, frameon=False, fontsize=9)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=ACROSS, frameon=False, fontsize=9, handlelength=3.2
+        )
