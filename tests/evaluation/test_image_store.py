@@ -76,11 +76,12 @@ def test_anything_else_is_made_anew_beside_it(job: Job, tmp_path: Path, runs: li
     assert len(runs) == 7
 
 
-def test_another_version_of_a_library_is_another_attack(
-    job: Job, tmp_path: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["_version", "_code"])
+def test_another_version_of_a_library_or_of_the_code_is_another_attack(
+    job: Job, tmp_path: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     _get(job, tmp_path)
-    monkeypatch.setattr(image_store, "_version", lambda library: "0.0")
+    monkeypatch.setattr(image_store, what, lambda of: "0.0")
     _get(job, tmp_path)
     assert len(runs) == 2
 
