@@ -23,7 +23,7 @@ def matters(every: Sequence[Found]) -> Iterator[str]:
     for found in every:
         yield "\n\n".join([f"### {found.title}: every attack", _attacks(found)])
     yield "\n\n".join(["### Frames that nobody attacked", _benign(every)])
-    yield "\n\n".join(["### Rules, on the papers' pool and on mutants", _rules(every)])
+    yield "\n\n".join(["### Pools and rules", _rules(every)])
     yield "\n\n".join(["### Other detectors on the same frames: AUROC, %", _baselines(every)])
 
 
@@ -154,6 +154,8 @@ def _rules(every: Sequence[Found]) -> str:
         "paper-mmt": "RC, mmt",
         "mutation-nai-optimal": "mutants, optimal",
         "mutation-nai": "mutants, mmt",
+        "hardened": "hardened, optimal",
+        "hardened-graded": "hardened, optimal on graded evidence",
     }
     rows = []
     for found in every:
@@ -162,17 +164,17 @@ def _rules(every: Sequence[Found]) -> str:
             if report is None or calibration is None:
                 continue
             six, clean = papers_attacks(report), report.clean.every
-            worst = min(six, key=lambda a: a.frames.flagged.share or 0.0, default=None)
+            worst = worst_by(report, lambda a: a.frames.flagged.share)
             rows.append((
                 found.title, title, str(clean.count), figure(clean.flagged), f"{100 * calibration.fpr_upper:.1f}",
                 figure(clean.models_used), figure(clean.cost, 2), str(sum(a.frames.count for a in six)),
                 mean_figure(a.frames.flagged for a in six),
-                NOTHING if worst is None else f"{figure(worst.frames.flagged)} `{worst.spec}`",
+                NOTHING if worst is None else f"{figure(worst[1].frames.flagged)} `{worst[1].spec}`",
                 mean_figure(a.frames.models_used for a in six),
             ))  # fmt: skip
     headers = (
         "data", "pool, rule", "clean n", "clean flagged, %", "upper bound in the calibration, %", "members, clean",
-        "cost, clean", "attacked n", "flagged, mean over the papers' attacks, %", "flagged, worst of them, %",
+        "cost, clean", "attacked n", "flagged, mean over the papers' attacks, %", "flagged, worst of all attacks, %",
         "members, attacked",
     )  # fmt: skip
     note = (

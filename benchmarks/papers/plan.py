@@ -13,6 +13,7 @@ RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "paper-fixed": ("paper", ("--rule", "fixed")),
     "paper-mmt": ("paper", ("--rule", "mmt")),
     "mutation-nai-optimal": ("mutation-nai", ()),
+    "hardened-graded": ("hardened", ("--evidence", "graded")),
 }
 
 
@@ -225,7 +226,7 @@ def _of(scale: Scale, images: Data, data: Path, out: Path, limit: int, seed: int
     for name, (pool_name, options) in RULES.items():
         yield export(f"{name}-bundle", pool_name)
         yield calibrate(f"{name}-bundle", options)
-        yield evaluate(name, f"{name}-bundle", pool_name, "--preset", "paper-access2021")
+        yield evaluate(name, f"{name}-bundle", pool_name, *named)
     for regime, epochs in images.regimes.items():
         yield stage(
             f"{regime}/train", f"{regime}.safetensors",

@@ -78,7 +78,7 @@ def _head(every: Sequence[Found], log: Sequence[Log]) -> Iterator[str]:
         "A cell reads `paper / **ours** (95 % interval)`; – is what was not printed or not measured. AUROC, TPR and "
         "shares in percent (goals: as shares). An attack counts with the frames that fool the original (n). Clean "
         "figures are of the second half of the test images, calibration saw the first half; nothing was tuned on "
-        "attacked images."
+        "attacked images. The worst attack is sought among those that fooled the original on ten frames or more."
     )
     for found in every:
         report = next(iter(found.reports.values()), None)
