@@ -4,7 +4,7 @@ from pdtool.evaluation.page import render
 from pdtool.evaluation.report_gallery import Evidence, galleries
 from pdtool.evaluation.report_plots import cost_curves, histograms, roc_curves
 from pdtool.evaluation.report_tables import tables
-from pdtool.evaluation.report_words import LIMITS, summary
+from pdtool.evaluation.report_words import LIMITS, labels, summary
 from pdtool.evaluation.results import Evaluation
 
 __all__ = ["LIMITS", "Evidence", "html_report"]
@@ -18,9 +18,9 @@ def html_report(evaluation: Evaluation, evidence: Evidence) -> str:
         s=evaluation.subject,
         summary=summary(evaluation),
         tables={table.title: table for table in tables(evaluation)},
-        roc=roc_curves(evidence),
+        roc=roc_curves(evaluation, evidence),
         curves=cost_curves(evaluation),
-        histograms=histograms(evidence),
-        galleries=list(galleries(evidence)),
+        histograms=histograms(evaluation, evidence),
+        galleries=list(galleries(evidence, labels(evaluation.attacks))),
         limits=LIMITS,
     )

@@ -79,13 +79,13 @@ def baselines(e: Evaluation) -> Table:
     if not e.baselines:
         return Table("", (), (), "")
     rows: list[tuple[Cell, ...]] = []
-    for a in by_group(e, rows):
+    for called, a in by_group(e, rows):
         if not a.frames.count:
             continue
         others = [next((s for s in b.sets if s.name == a.name), None) for b in e.baselines]
         own = [told(s.auroc, s.tpr_5) for s in (a.lcr, a.graded)]
         cells = [EMPTY if s is None else told(s.auroc, s.tpr_5) for s in others]
-        rows.append(((a.name, f"n = {a.frames.count}"), *own, *cells))
+        rows.append(((called, f"n = {a.frames.count}"), *own, *cells))
     pool = f"{number(e.whole_pool_cost)} passes"
     return Table(
         "Other detectors on the same frames",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pdtool.evaluation.metrics import Area, Rate
-from pdtool.evaluation.report_words import GROUPS
+from pdtool.evaluation.report_words import GROUPS, labels
 from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.wording import number, percent
 
@@ -24,13 +24,14 @@ class Table:
     note: str
 
 
-def by_group(e: Evaluation, rows: list[tuple[Cell, ...]]) -> Iterator[AttackResult]:
-    """The attacks group by group; a group's heading goes into `rows` before its first."""
+def by_group(e: Evaluation, rows: list[tuple[Cell, ...]]) -> Iterator[tuple[str, AttackResult]]:
+    """The attacks group by group, each with what it is called; a group's heading goes into `rows` before its first."""
+    called = labels(e.attacks)
     for group, what in GROUPS.items():
         inside = [a for a in e.attacks if a.group == group]
         if inside:
             rows.append(((group, what),))
-        yield from inside
+        yield from ((called[a.name], a) for a in inside)
 
 
 def told(auroc: Area, tpr: Rate) -> Cell:

@@ -1,6 +1,6 @@
 """The frames behind an evaluation's figures, as pictures: attacked ones with the change that fooled the original."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,15 +54,18 @@ class Gallery:
     cards: tuple[_Card, ...]
 
 
-def galleries(evidence: Evidence) -> Iterator[Gallery]:
-    """A few frames of each kind, evenly over the data, attack by attack; kinds without frames have none."""
+def galleries(evidence: Evidence, called: Mapping[str, str]) -> Iterator[Gallery]:
+    """A few frames of each kind, evenly over the data, attack by attack, each by what it is `called`.
+
+    Kinds without frames have none.
+    """
     clean, classes = evidence.clean, evidence.classes
     clean_at = {int(source): i for i, source in enumerate(clean.source)}
     for a in evidence.attacked:
         fooled = a.wrong
         for title, chosen in (
-            (f"{a.name}: flagged", fooled & a.flagged),
-            (f"{a.name}: missed", fooled & ~a.flagged),
+            (f"{called[a.name]}: flagged", fooled & a.flagged),
+            (f"{called[a.name]}: missed", fooled & ~a.flagged),
         ):
             cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _some(chosen, SHOWN)]
             note = f"{int(chosen.sum())} of the {int(fooled.sum())} attacked frames that fool the original"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pdtool.evaluation.canvas import COLOURS, DASHES, INK, colour, log_scale, svg_of
 from pdtool.evaluation.metrics import roc_curve, worst_per_input
 from pdtool.evaluation.report_gallery import Evidence
+from pdtool.evaluation.report_words import labels
 from pdtool.evaluation.results import Evaluation
 
 __all__ = ["cost_curves", "histograms", "roc_curves"]
@@ -17,13 +18,13 @@ WIDE = 11.0  # inches
 Floats = NDArray[np.float64]
 
 
-def roc_curves(evidence: Evidence) -> str:
+def roc_curves(evaluation: Evaluation, evidence: Evidence) -> str:
     """Every attack's ROC by label change rate and by mean graded evidence, the axis of false alarms logarithmic.
 
     Steps: between two thresholds nothing is interpolated, so that a curve's height is the TPR at that FPR or below. A
     thick line is the worst attack of each image.
     """
-    clean = evidence.clean
+    clean, called = evidence.clean, labels(evaluation.attacks)
     attacked = [each for each in evidence.attacked if each.wrong.any()]
     least = 1 / max(len(clean), 2)
 
@@ -37,7 +38,7 @@ def roc_curves(evidence: Evidence) -> str:
                 _, worst = worst_per_input([s.source[s.wrong] for s in attacked], above)
                 _step(axes, below, worst, least, color=INK, linewidth=3, alpha=0.55, label="worst of each image")
             for i, (frames, scores) in enumerate(zip(attacked, above, strict=True)):
-                label = f"{frames.name} (n = {len(scores)})"
+                label = f"{called[frames.name]} (n = {len(scores)})"
                 _step(axes, below, scores, least, color=colour(i), linestyle=_dash(i), linewidth=1.8, label=label)
             for at in (0.01, 0.05):
                 axes.axvline(at, color=INK, linestyle=":", linewidth=0.8)
@@ -55,7 +56,7 @@ def roc_curves(evidence: Evidence) -> str:
 
 def cost_curves(evaluation: Evaluation) -> str:
     """AUROC and TPR at 5 % FPR of every attack against the members asked."""
-    attacks = [a for a in evaluation.attacks if a.frames.count]
+    attacks, called = [a for a in evaluation.attacks if a.frames.count], labels(evaluation.attacks)
     areas = [s.auroc.value or 0.0 for a in attacks for point in a.asked for s in (point.lcr, point.graded)]
     lowest = min(0.5, *(np.floor(10 * area) / 10 for area in areas)) if areas else 0.5
 
@@ -70,7 +71,7 @@ def cost_curves(evaluation: Evaluation) -> str:
                 asked = [point.members for point in a.asked]
                 axes.plot(
                     asked, np.array(heights, dtype=float), color=colour(i), linestyle=_dash(i), linewidth=1.8,
-                    marker="o", markersize=3, label=f"{a.name} (n = {a.frames.count})",
+                    marker="o", markersize=3, label=f"{called[a.name]} (n = {a.frames.count})",
                 )  # fmt: skip
             log_scale(axes, "x")
             steps = [point.members for point in attacks[0].asked] if attacks else [1]
@@ -85,12 +86,13 @@ def cost_curves(evaluation: Evaluation) -> str:
     return svg_of("What asking more members buys", draw, size=(WIDE, 3.6 + 0.22 * (len(attacks) // ACROSS)))
 
 
-def histograms(evidence: Evidence) -> str:
+def histograms(evaluation: Evaluation, evidence: Evidence) -> str:
     """Label change rates of clean frames and of each attack's, a panel an attack over common bins."""
     members = len(evidence.clean.order)
     bins = list((np.arange(members + 2) - 0.5) / members) if members <= 40 else list(np.linspace(0, 1, 41))
     wrong = evidence.clean.wrong
-    sets = [(s.name, s.lcr()[s.wrong]) for s in evidence.attacked if s.wrong.any()]
+    called = labels(evaluation.attacks)
+    sets = [(called[s.name], s.lcr()[s.wrong]) for s in evidence.attacked if s.wrong.any()]
     if wrong.any():
         sets.append(("wrongly labelled", evidence.clean.lcr()[wrong]))
 

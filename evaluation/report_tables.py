@@ -24,10 +24,10 @@ def _caught(e: Evaluation) -> Table:
     clean = e.clean
     for name, frames in (("clean", clean.every), ("  original right", clean.right), ("  original wrong", clean.wrong)):
         rows.append(((name, ""), (str(frames.count), ""), EMPTY, share(frames.flagged), *([EMPTY] * 6)))
-    for a in by_group(e, rows):
+    for called, a in by_group(e, rows):
         rows.append(
             (
-                (a.name, f"{a.description}; {a.spec}"),
+                (called, f"{a.description}; {a.spec}"),
                 (str(a.frames.count), ""),
                 share(a.success),
                 share(a.frames.flagged),
@@ -79,10 +79,10 @@ def _cost(e: Evaluation) -> Table:
     add("clean", e.clean.every, EMPTY, share(e.clean.majority), _plain(d.correlation, 2), _plain(d.effective_votes, 1))
     add("  original right", e.clean.right, EMPTY, EMPTY, EMPTY, EMPTY)
     add("  original wrong", e.clean.wrong, EMPTY, EMPTY, EMPTY, EMPTY)
-    for a in by_group(e, rows):
+    for called, a in by_group(e, rows):
         d = a.diversity
         add(
-            a.name,
+            called,
             a.frames,
             share(a.corrected),
             share(a.majority),
@@ -116,11 +116,11 @@ def _curve(e: Evaluation) -> Table:
         return Table("", (), (), "")
     steps = e.attacks[0].asked
     rows: list[tuple[Cell, ...]] = []
-    for a in by_group(e, rows):
+    for called, a in by_group(e, rows):
         for name in ("lcr", "graded"):
             found: list[Separation] = [getattr(point, name) for point in a.asked]
             cells = [told(s.auroc, s.tpr_5) for s in found]
-            rows.append(((f"{a.name}, {'LCR' if name == 'lcr' else 'graded'}", f"n = {a.frames.count}"), *cells))
+            rows.append(((f"{called}, {'LCR' if name == 'lcr' else 'graded'}", f"n = {a.frames.count}"), *cells))
     return Table(
         "What asking more members buys",
         ("AUROC, and TPR at 5 % FPR", *(f"{p.members} asked ({number(p.cost, 2)} passes)" for p in steps)),

@@ -1,10 +1,12 @@
 """The words of an evaluation's reports: figures with their n and interval, the summary, the limits."""
 
+from collections.abc import Sequence
+
 from pdtool.evaluation.metrics import Area, Mean, Rate
-from pdtool.evaluation.results import Evaluation
+from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.wording import NOTHING, counted, number, percent
 
-__all__ = ["GROUPS", "LIMITS", "area", "average", "interval", "share", "span", "summary"]
+__all__ = ["GROUPS", "LIMITS", "area", "average", "interval", "labels", "share", "span", "summary"]
 
 GROUPS = {
     "minimal-norm": "smallest change that fools",
@@ -59,16 +61,36 @@ def area(of: Area) -> tuple[str, str]:
     return number(of.value, 3), interval(of, 3) if of.low is not None else ""
 
 
+def labels(attacks: Sequence[AttackResult]) -> dict[str, str]:
+    """Name -> what it is called in tables and plots: settings of one attack are told apart by what differs in them."""
+    said = {}
+    for a in attacks:
+        kind = a.spec.partition(":")[0]
+        alike = [b for b in attacks if b.spec.partition(":")[0] == kind]
+        differ = [key for key in a.settings if any(b.settings.get(key) != a.settings[key] for b in alike)]
+        said[a.name] = " ".join([kind, *(f"{key}={_setting(a.settings[key])}" for key in differ)])
+    return said
+
+
+def _setting(value: float) -> str:
+    """A setting as people write it: whole grey levels as a fraction."""
+    levels = value * 255
+    if not isinstance(value, int) and levels >= 0.999 and abs(levels - round(levels)) < 1e-6 and value < 1:
+        return f"{round(levels)}/255"
+    return f"{value:g}"
+
+
 def summary(e: Evaluation) -> tuple[str, ...]:
     """What a reader should take along, the worst attack first, a sentence a line."""
     o, w, clean = e.overall, e.worst_case, e.clean.every
-    lines = []
+    lines, called = [], labels(e.attacks)
     if o.worst is not None and o.worst_flagged is not None and o.worst_area is not None:
         spec = next(a.spec for a in e.attacks if a.name == o.worst)
         lines.append(
             f"The worst of {o.attacks} attacks counts: of the frames that {spec} fooled the original with, "
             f"{counted(o.worst_flagged.events, o.worst_flagged.count)} were flagged {span(o.worst_flagged)}; the "
-            f"lowest AUROC is {number(o.worst_area.value, 3)} {span(o.worst_area, 3)}, of {o.worst_auroc}."
+            f"lowest AUROC is {number(o.worst_area.value, 3)} {span(o.worst_area, 3)}, of "
+            f"{called[o.worst_auroc or o.worst]}."
         )
     if w.inputs:
         lines.append(
@@ -79,7 +101,8 @@ def summary(e: Evaluation) -> tuple[str, ...]:
         mean = o.mean_auroc_graded if e.subject.evidence == "graded" else o.mean_auroc
         lines.append(f"Mean AUROC over the attacks: {number(mean, 3)} ({_evidence(e)}).")
     if o.too_few:
-        lines.append(f"In no mean, since they fooled the original on too few images: {', '.join(o.too_few)}.")
+        few = ", ".join(called[name] for name in o.too_few)
+        lines.append(f"In no mean, since they fooled the original on too few images: {few}.")
     lines.append(
         f"Of the clean frames {counted(clean.cleared.events, clean.count)} were cleared {span(clean.cleared)}. "
         f"One asked {number(clean.models_used.value)} of at most {e.subject.max_models} members on average and cost "

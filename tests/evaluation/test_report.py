@@ -28,7 +28,7 @@ from pdtool.evaluation.report import LIMITS, Evidence, html_report
 from pdtool.evaluation.report_markdown import markdown_report
 from pdtool.evaluation.report_plots import cost_curves, histograms, roc_curves
 from pdtool.evaluation.report_tables import tables
-from pdtool.evaluation.report_words import summary
+from pdtool.evaluation.report_words import labels, summary
 from pdtool.evaluation.results import (
     AttackResult,
     BenignResult,
@@ -286,16 +286,34 @@ def test_ten_attacks_have_curves_of_their_own(made: tuple[Evaluation, Evidence])
     evaluation, evidence = made
     names = [f"pgd-{i}" for i in range(10)]
     many = tuple(dataclasses.replace(evidence.attacked[1], name=name) for name in names)
-    attacks = tuple(dataclasses.replace(evaluation.attacks[1], name=name) for name in names)
+    specs = [parse_attack(f"pgd:epsilon={i}/255,steps={20 if i == 3 else 10}") for i in range(1, 11)]
+    attacks = tuple(
+        dataclasses.replace(evaluation.attacks[1], name=name, spec=of.spec, settings=dict(of.settings))
+        for name, of in zip(names, specs, strict=True)
+    )
+    called = labels(attacks)
+    assert list(called) == names and called["pgd-0"] == "pgd epsilon=1/255 steps=10"
+    ten = dataclasses.replace(evaluation, attacks=attacks)
     for plot in (
-        roc_curves(dataclasses.replace(evidence, attacked=many)),
-        cost_curves(dataclasses.replace(evaluation, attacks=attacks)),
+        roc_curves(ten, dataclasses.replace(evidence, attacked=many)),
+        cost_curves(ten),
     ):
         styles = re.findall(r'stroke: (#[0-9a-f]{6});[^"]*stroke-width: 1\.8', plot)
         dashed = re.findall(r'stroke-dasharray: [^;]*;[^"]*stroke: (#[0-9a-f]{6}); stroke-width: 1\.8', plot)
         assert set(styles) == set(COLOURS) and len(set(dashed)) == 4  # six solid lines, then dashed ones
-        assert all(f"{name} (n = 12)" in plot for name in names)
-    assert histograms(dataclasses.replace(evidence, attacked=many)).count("pgd-") == 10
+        assert all(f"{name} (n = 12)" in plot for name in called.values())
+    assert histograms(ten, dataclasses.replace(evidence, attacked=many)).count(">pgd epsilon=") == 10
+
+
+def test_an_attack_of_one_setting_is_called_by_its_name_alone(made: tuple[Evaluation, Evidence]) -> None:
+    evaluation, _ = made
+    assert labels(evaluation.attacks) == {"fgsm": "fgsm", "pgd": "pgd"}
+    other = parse_attack("fgsm:epsilon=0.0075")
+    both = (
+        evaluation.attacks[0],
+        dataclasses.replace(evaluation.attacks[0], name="fgsm-2", spec=other.spec, settings=dict(other.settings)),
+    )
+    assert labels(both) == {"fgsm": "fgsm epsilon=0.03", "fgsm-2": "fgsm epsilon=0.0075"}
 
 
 def test_nothing_that_fooled_the_original_is_still_a_report(made: tuple[Evaluation, Evidence]) -> None:
