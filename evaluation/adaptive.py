@@ -30,6 +30,7 @@ from pdtool.runtime.bundle import pretty
 
 __all__ = ["adaptive_study"]
 
+KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 OWN = ("adaptive.json", "adaptive.md", "adaptive.html", "cells")
 
 
@@ -67,8 +68,7 @@ def adaptive_study(
             else "--surrogates is given, but the threats leave out surrogates; add --threat surrogates"
         )
     _check_out(out, force)
-    # The layers of 33 nets of unlike widths are more than oneDNN keeps compiled (1024); has no effect once it was used
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+    _keep_many_kernels()
     with open_stage(
         bundle, pool, data,
         surrogates=surrogates, targets=plan.targets, limit=limit, seed=seed, memory_budget=memory_budget, model=model,
@@ -109,6 +109,15 @@ def adaptive_study(
 def _without_surrogates(plan: Plan) -> Plan:
     threats = tuple(threat for threat in plan.threats if threat != "surrogates")
     return replace(plan, threats=threats)
+
+
+def _keep_many_kernels() -> None:
+    """Have oneDNN keep what it compiles for every layer of some 40 nets: fewer, and each step compiles them anew.
+
+    The command line sets 256 for processes that make pools (`keep_few_kernels`); no other setting is touched.
+    """
+    if os.environ.get(KERNELS, "256") == "256":
+        os.environ[KERNELS] = "16384"
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pdtool.errors import UsageError
 from pdtool.evaluation.adaptive_results import Threat
 
-__all__ = ["EPSILONS", "GRADIENT", "LIMIT", "THREATS", "Plan"]
+__all__ = ["EPSILONS", "GRADIENT", "LIMIT", "THREATS", "Plan", "parse_epsilon"]
 
 GRADIENT: tuple[Threat, ...] = ("oblivious", "surrogates", "stolen", "full")
 THREATS = (*GRADIENT, "decision", "availability")
@@ -37,9 +37,10 @@ class Plan:
         if not self.threats or not self.epsilons:
             raise UsageError("expected at least one threat and one epsilon")
         if not all(0 < epsilon <= 1 for epsilon in self.epsilons):
-            raise UsageError(f"an epsilon should lie above 0 and be at most 1 (pixels in [0, 1]), are {self.epsilons}")
+            shown = ", ".join(f"{epsilon:g}" for epsilon in self.epsilons)
+            raise UsageError(f"an epsilon should lie above 0 and be at most 1 (pixels in [0, 1]), got {shown}; 8/255?")
         if list(self.epsilons) != sorted(set(self.epsilons)):
-            raise UsageError(f"expected epsilons in rising order, each once, got {self.epsilons}")
+            raise UsageError("expected epsilons in rising order, each once")
         for name in ("steps", "targets", "restarts", "at_once", "queries"):
             if getattr(self, name) < 1:
                 raise UsageError(f"expected at least 1 for {name}, got {getattr(self, name)}")
@@ -49,3 +50,16 @@ class Plan:
         """The epsilon at which the attacks are checked: the middle one of those below 1."""
         bounded = [epsilon for epsilon in self.epsilons if epsilon < 1] or list(self.epsilons)
         return bounded[len(bounded) // 2]
+
+
+def parse_epsilon(text: str) -> float:
+    """`8/255` or `0.03` as a number. Raises UsageError for what is none; `Plan` checks the range.
+
+    >>> parse_epsilon("51/255"), parse_epsilon("0.03")
+    (0.2, 0.03)
+    """
+    above, _, below = text.partition("/")
+    try:
+        return float(above) / float(below) if below else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"--epsilon should be a number or a fraction such as 8/255, is {text!r}") from None
