@@ -91,7 +91,7 @@ CIFAR10 = Data(
     training=("--epochs", "15", "--flip"),
     tuning={
         "paper": ("--epochs", "2", "--flip"),
-        "hardened": ("--epochs", "2", "--flip"),
+        "hardened": ("--epochs", "4", "--flip", "--hardening", "crafted=1"),
         "l1-norm": ("--epochs", "2", "--flip", "--max-drop", "0.3"),
         "lottery-ticket": (
             *("--rounds", "2", "--search-epochs", "1", "--epochs", "2", "--flip"),
