@@ -24,7 +24,7 @@ from pdtool.evaluation.adaptive_report import html_page, markdown_page
 from pdtool.evaluation.adaptive_results import AdaptiveResult
 from pdtool.evaluation.adaptive_stage import open_stage
 from pdtool.evaluation.adaptive_threats import check_cells, curve_cells, disturbances
-from pdtool.evaluation.page import check_report
+from pdtool.extras import require
 from pdtool.files import write_atomic, write_error
 from pdtool.runtime.bundle import pretty
 
@@ -121,8 +121,12 @@ def _keep_many_kernels() -> None:
 
 
 def _check_out(out: Path, force: bool) -> None:
-    """Refuse a folder with anything but this command's files, and a finished report without `force`."""
-    check_report(out.parent / "adaptive.html") if out.parent.is_dir() else None
+    """Refuse a folder with anything but this command's files, and a finished report without `force`.
+
+    What the reports need is looked for too, before hours are spent. Raises InputError or MissingError.
+    """
+    require("jinja2", "write an HTML report")
+    require("matplotlib", "draw the plots of a report")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise InputError(f"{out}: expected a folder or nothing; choose another --out")
     if not out.exists():

@@ -72,10 +72,9 @@ def summary(result: AdaptiveResult) -> tuple[str, ...]:
                 told = f"{number(worst.models_used.value)} members asked instead of {number(clean.models_used.value)}"
             lines.append(f"T5 availability, who {what} with the label kept: {told}, at {_grey(worst.epsilon)}.")
     failed = [check.name for check in result.checks if not check.holds]
-    lines.append(
-        "All checks of the attacks hold." if not failed else "Checks of the attacks that FAIL: " + "; ".join(failed)
-    )
-    return tuple(lines)
+    if failed:  # then the numbers tell of the attacks, not of the screener
+        return (f"Checks of the attacks that FAIL: {'; '.join(failed)}.", *lines)
+    return (*lines, "All checks of the attacks hold.")
 
 
 def tables(result: AdaptiveResult) -> tuple[Table, ...]:
@@ -261,7 +260,7 @@ def _by(result: AdaptiveResult) -> str:
 def _widest(rates: Sequence[Rate]) -> str:
     """The widest half interval, said once instead of at every number."""
     halves = [(r.high - r.low) / 2 for r in rates if r.low is not None and r.high is not None]
-    return f"95 % intervals are at most ± {100 * max(halves, default=0.0):.0f} points wide"
+    return f"95 % intervals reach at most {100 * max(halves, default=0.0):.0f} points to either side"
 
 
 def _grey(epsilon: float) -> str:

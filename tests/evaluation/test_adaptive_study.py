@@ -1,5 +1,6 @@
 """The adaptive study on a real bundle: counts are those of the verdicts, knowledge helps, a stopped run goes on."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pdtool.data import load_data
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.adaptive import adaptive_study
 from pdtool.evaluation.adaptive_plan import Plan
+from pdtool.evaluation.adaptive_report import markdown_page, summary
 from pdtool.evaluation.adaptive_results import AdaptiveResult, Cell
 from pdtool.evaluation.attacked import read_attacked
 from pdtool.images import Images, as_input
@@ -131,6 +133,15 @@ def test_the_reports_say_what_was_measured(studied: tuple[Path, AdaptiveResult])
     assert page.count("<svg") >= 3 and "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
     for text in (markdown, page):
         assert "T1 surrogates, K = 2" in text and "knows members, order and decision table" in text
+
+
+def test_a_check_that_fails_is_said_first(studied: tuple[Path, AdaptiveResult]) -> None:
+    result = studied[1]
+    assert summary(result)[-1] == "All checks of the attacks hold."
+    checks = (dataclasses.replace(result.checks[0], holds=False), *result.checks[1:])
+    failing = dataclasses.replace(result, checks=checks)
+    assert summary(failing)[0] == f"Checks of the attacks that FAIL: {checks[0].name}."
+    assert f"| {checks[0].name} | NO |" in markdown_page(failing)
 
 
 class _Task:
