@@ -1,5 +1,6 @@
 """The plots of an evaluation's report: ROC, label change rates, what more members buy. Readable with many attacks."""
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = ["cost_curves", "histograms", "roc_curves"]
 
 ACROSS = 4  # panels side by side
 WIDE = 11.0  # inches
+LONGEST = 26  # letters of a panel's title
 Floats = NDArray[np.float64]
 
 
@@ -108,7 +110,7 @@ def histograms(evaluation: Evaluation, evidence: Evidence) -> str:
                 axes.stairs(shares, bins, fill=True, color=shade, alpha=0.4)
                 axes.stairs(shares, bins, color=edge, linewidth=0.9)
             axes.axvline(float(values.mean()), color=INK, linestyle="--", linewidth=1)
-            axes.set_title(f"{name} (n = {len(values)})", loc="left", fontsize=9.5)
+            axes.set_title(f"{shorten(name, LONGEST, placeholder='…')} (n = {len(values)})", loc="left", fontsize=9)
             axes.set_xlim(bins[0], bins[-1])
             axes.grid(axis="y")
             if i + ACROSS >= len(sets):
@@ -132,8 +134,9 @@ def _dash(i: int) -> str:
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
+    handles, said = axes.get_legend_handles_labels()
+    if said:
+        ncols = max(1, min(ACROSS, 110 // max(map(len, said))))
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=ACROSS, frameon=False, fontsize=9, handlelength=3.2
+            handles, said, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9, handlelength=3.2
         )

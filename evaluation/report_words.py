@@ -62,21 +62,28 @@ def area(of: Area) -> tuple[str, str]:
 
 
 def labels(attacks: Sequence[AttackResult]) -> dict[str, str]:
-    """Name -> what it is called in tables and plots: settings of one attack are told apart by what differs in them."""
+    """Name -> what it is called in tables and plots: several of one kind are told apart by the settings that differ.
+
+    No more settings than it takes: where epsilon alone does, it stands alone.
+    """
     said = {}
     for a in attacks:
         kind = a.spec.partition(":")[0]
-        alike = [b for b in attacks if b.spec.partition(":")[0] == kind]
-        differ = [key for key in a.settings if any(b.settings.get(key) != a.settings[key] for b in alike)]
-        said[a.name] = " ".join([kind, *(f"{key}={_setting(a.settings[key])}" for key in differ)])
+        alike = [b for b in attacks if b.spec.partition(":")[0] == kind and b.name != a.name]
+        words = [kind]
+        for key, value in a.settings.items():
+            if any(b.settings.get(key) != value for b in alike):
+                words.append(f"{key}={_setting(value)}")
+                alike = [b for b in alike if b.settings.get(key) == value]
+        said[a.name] = " ".join(words)
     return said
 
 
 def _setting(value: float) -> str:
-    """A setting as people write it: whole grey levels as a fraction."""
-    levels = value * 255
-    if not isinstance(value, int) and levels >= 0.999 and abs(levels - round(levels)) < 1e-6 and value < 1:
-        return f"{round(levels)}/255"
+    """A setting as people write it: grey levels as a fraction where the number itself is long."""
+    levels = round(value * 255)
+    if len(f"{value:g}") > 6 and levels and abs(value * 255 - levels) < 1e-6:
+        return f"{levels}/255"
     return f"{value:g}"
 
 

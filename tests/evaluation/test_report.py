@@ -286,13 +286,13 @@ def test_ten_attacks_have_curves_of_their_own(made: tuple[Evaluation, Evidence])
     evaluation, evidence = made
     names = [f"pgd-{i}" for i in range(10)]
     many = tuple(dataclasses.replace(evidence.attacked[1], name=name) for name in names)
-    specs = [parse_attack(f"pgd:epsilon={i}/255,steps={20 if i == 3 else 10}") for i in range(1, 11)]
+    specs = [parse_attack(f"pgd:epsilon={i}/255,steps={20 if i == 3 else 10}") for i in (1, 3, 2, 4, 5, 6, 7, 8, 9, 10)]
     attacks = tuple(
         dataclasses.replace(evaluation.attacks[1], name=name, spec=of.spec, settings=dict(of.settings))
         for name, of in zip(names, specs, strict=True)
     )
     called = labels(attacks)
-    assert list(called) == names and called["pgd-0"] == "pgd epsilon=1/255 steps=10"
+    assert list(called) == names and called["pgd-0"] == "pgd epsilon=1/255"
     ten = dataclasses.replace(evaluation, attacks=attacks)
     for plot in (
         roc_curves(ten, dataclasses.replace(evidence, attacked=many)),
@@ -313,6 +313,12 @@ def test_an_attack_of_one_setting_is_called_by_its_name_alone(made: tuple[Evalua
         evaluation.attacks[0],
         dataclasses.replace(evaluation.attacks[0], name="fgsm-2", spec=other.spec, settings=dict(other.settings)),
     )
+    steps = [parse_attack(f"pgd:epsilon={e},steps={n}") for e, n in ((0.1, 3), (0.1, 5), (0.2, 3))]
+    three = tuple(
+        dataclasses.replace(evaluation.attacks[1], name=f"{i}", spec=of.spec, settings=dict(of.settings))
+        for i, of in enumerate(steps)
+    )
+    assert list(labels(three).values()) == ["pgd epsilon=0.1 steps=3", "pgd epsilon=0.1 steps=5", "pgd epsilon=0.2"]
     assert labels(both) == {"fgsm": "fgsm epsilon=0.03", "fgsm-2": "fgsm epsilon=0.0075"}
 
 
