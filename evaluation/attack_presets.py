@@ -15,8 +15,11 @@ it goes. Where the two differ:
   same authors searches with other settings.
 - Attacked images were saved through a stretch of their contrast, clean ones were not: see the control `stretch`.
 
-`paper-sors` is that paper's set for CIFAR-10. `paper-2018` says little of its settings beyond epsilon; the rest are
-the defaults of CleverHans, which it ran: BIM in 10 steps of 0.05, CW with 5 searches from 0.01 in steps of 0.005.
+`paper-sors` is that paper's set for CIFAR-10. Of CW it names the confidence (0) and the iterations (100) alone: the
+first `const`, the number of searches and the step are pdtool's choice.
+
+`paper-2018` names the epsilons, CW's 100 iterations and its 10 search steps ("the search step for line search in C&W");
+the rest are the defaults of CleverHans, which it ran: BIM in 10 steps of 0.05, CW from 0.01 in steps of 0.005.
 """
 
 __all__ = ["PRESETS"]
@@ -64,6 +67,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
         *(f"fgsm:epsilon={e}" for e in (0.1, 0.15, 0.25)),
         *(f"fgsm:epsilon={e},targeted=1" for e in (0.1, 0.15, 0.25)),
         *(f"bim:epsilon={e},step=0.05,steps=10,targeted=1" for e in (0.1, 0.15, 0.25)),
-        "cw:const=0.01,searches=5,steps=100,step=0.005,confidence=0",
+        "cw:const=0.01,searches=10,steps=100,step=0.005,confidence=0",
     ),
 }

@@ -195,6 +195,74 @@ def test_presets_are_attacks_that_parse_and_differ(name: str) -> None:
     assert [parse_attack(attack.spec).name for attack in chosen] == [attack.name for attack in chosen]
 
 
+SAID = {  # what each paper's text says, by the lines of its list of attacks
+    # Wang et al. 2021, section IV-C, in the units of the sets: ILA's sizes halved, FIA keeps 0.7 of the values
+    "paper-access2021": (
+        ("fgsm", {"epsilon": 0.03}),
+        ("jsma", {"gamma": 0.12}),
+        ("cw", {"const": 0.6, "steps": 1000}),
+        ("deepfool", {"steps": 50, "overshoot": 0.02}),
+        ("one-pixel", {"pixels": 3, "iterations": 100}),
+        ("local-search", {"p": 1.0, "r": 1.5, "d": 5, "t": 5, "k": 1}),
+        (
+            "ila",
+            {"steps": 10, "base_steps": 10, "base_epsilon": 0.015, "base_step": 0.0025, "epsilon": 0.005, "step": 1},
+        ),
+        ("fia", {"epsilon": 0.03, "steps": 10, "step": 1 / 255, "momentum": 1.0, "masks": 30, "drop": 0.3}),
+    ),
+    # Chen et al. 2021, section 4.3: the same words for FGSM, JSMA, CW, DeepFool and one pixel
+    "paper-icml2021": (
+        ("fgsm", {"epsilon": 0.03}),
+        ("jsma", {"gamma": 0.12}),
+        ("cw", {"const": 0.6, "steps": 1000}),
+        ("deepfool", {"steps": 50, "overshoot": 0.02}),
+        ("one-pixel", {"pixels": 3, "iterations": 100}),
+        ("local-search", {"p": 1.0, "r": 1.5, "d": 5, "t": 5, "k": 1}),
+    ),
+    # Bian et al. 2021, section 4.1: MIM in 10 steps of epsilon / 10, PGD in 7 of epsilon / 4, CW for CIFAR-10
+    "paper-sors": (
+        ("fgsm", {"epsilon": 1 / 255}),
+        ("fgsm", {"epsilon": 2 / 255}),
+        ("fgsm", {"epsilon": 4 / 255}),
+        ("fgsm", {"epsilon": 8 / 255}),
+        ("pgd", {"epsilon": 1 / 255, "step": 0.25 / 255, "steps": 7}),
+        ("pgd", {"epsilon": 2 / 255, "step": 0.5 / 255, "steps": 7}),
+        ("pgd", {"epsilon": 4 / 255, "step": 1 / 255, "steps": 7}),
+        ("pgd", {"epsilon": 8 / 255, "step": 2 / 255, "steps": 7}),
+        ("mim", {"epsilon": 1 / 255, "step": 0.1 / 255, "steps": 10}),
+        ("mim", {"epsilon": 2 / 255, "step": 0.2 / 255, "steps": 10}),
+        ("mim", {"epsilon": 4 / 255, "step": 0.4 / 255, "steps": 10}),
+        ("mim", {"epsilon": 8 / 255, "step": 0.8 / 255, "steps": 10}),
+        ("cw", {"confidence": 0.0, "steps": 100}),
+    ),
+    # Wang et al. 2018, Tables I and II, and below each "We set the search step for line search in C&W as 10."
+    "paper-2018": (
+        ("fgsm", {"epsilon": 0.1, "targeted": False}),
+        ("fgsm", {"epsilon": 0.15, "targeted": False}),
+        ("fgsm", {"epsilon": 0.25, "targeted": False}),
+        ("fgsm", {"epsilon": 0.1, "targeted": True}),
+        ("fgsm", {"epsilon": 0.15, "targeted": True}),
+        ("fgsm", {"epsilon": 0.25, "targeted": True}),
+        ("bim", {"epsilon": 0.1, "targeted": True}),
+        ("bim", {"epsilon": 0.15, "targeted": True}),
+        ("bim", {"epsilon": 0.25, "targeted": True}),
+        ("cw", {"searches": 10, "steps": 100}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_presets_have_the_numbers_that_their_paper_says(name: str) -> None:
+    chosen = [parse_attack(spec) for spec in PRESETS[name]]
+    for attack, said in SAID[name]:
+        assert any(
+            other.name == attack and all(other.settings[key] == pytest.approx(value) for key, value in said.items())
+            for other in chosen
+        ), (attack, said)
+    assert {attack.name for attack in chosen} == {attack for attack, _ in SAID[name]}
+    assert SAID.keys() == {preset for preset in PRESETS if preset.startswith("paper-")}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
