@@ -103,6 +103,7 @@ def evaluate(
     ] = None,
     seed: options.Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 128,
+    attack_on: Annotated[str, typer.Option(help="Where torch attacks the original: auto, cpu or cuda.")] = "cpu",
     memory_budget: Annotated[
         str | None, typer.Option(help="Most bytes that models may hold while screening, e.g. 64MiB.")
     ] = None,
@@ -127,6 +128,7 @@ def evaluate(
         "compare": compare,
     }
     usual |= {"baseline": baseline, "baseline-data": baseline_data, "limit-attack": limit_attack, "images": images}
+    usual |= {"attack-on": attack_on != "cpu"}
     knowing = {"surrogates": surrogates, "threat": threat, "epsilon": epsilon, "steps": steps, "queries": queries}
     _refuse(usual if adaptive else knowing, "does not go with" if adaptive else "goes with")
     if adaptive:
@@ -164,6 +166,7 @@ def evaluate(
         memory_budget=memory_budget,
         model=model,
         force=force,
+        attack_on=attack_on,
         command=command,
         watch=progress,
     )

@@ -231,9 +231,9 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda"):
-        raise UsageError(f"where to train should be auto, cpu or cuda, is {device!r}")
+        raise UsageError(f"where torch computes should be auto, cpu or cuda, is {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("cannot train on cuda: torch sees no GPU; use --train-on cpu")
+        raise UsageError("cannot compute on cuda: torch sees no GPU; take cpu")
     return device
 
 

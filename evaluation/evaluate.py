@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import pdtool
 from pdtool.artifacts import FileEntry
 from pdtool.compress.folder import open_pool
+from pdtool.compress.original import pick_device
 from pdtool.compress.watch import Watch, silent
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.errors import InputError, UsageError
@@ -93,6 +94,7 @@ def evaluate_bundle(
     memory_budget: str | None = None,
     model: str | None = None,
     force: bool = False,
+    attack_on: str = "cpu",
     command: str = "",
     watch: Watch = silent,
 ) -> Evaluation:
@@ -101,15 +103,15 @@ def evaluate_bundle(
     Written: report.html, report.md, report.json, verdicts.jsonl (every frame), votes.npz (what every member said of
     every frame), mixed.npz (clean and attacked images in turn) and attacked/, an .npz an attack. `data` is read in the
     role "test"; `limit` takes that many images of it, evenly. Attacked images are kept from the moment they are made,
-    in `extras.images` or beside `out`, so that a run that was stopped goes on where it was. `command` is printed in
-    the reports.
+    in `extras.images` or beside `out`, so that a run that was stopped goes on where it was. `attack_on` says where
+    torch attacks: cpu, cuda or auto. `command` is printed in the reports.
 
     Raises InputError for a bundle that is not this pool's, for the images the pool was made on, and for data that does
     not fit; UsageError for an unknown attack; what opening bundle and pool raises.
     """
     chosen, controls = choose_attacks(attacks, extras.presets), choose_controls(extras.controls)
     limits = attack_limits([f"{name}={count}" for name, count in extras.limits.items()])
-    baselines = _baselines(extras)
+    baselines, place = _baselines(extras), pick_device(attack_on)
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool, model=model)
     calibration = opened.calibration
@@ -135,7 +137,7 @@ def evaluate_bundle(
         refuse_seen(clean_data, opened.read(opened.bundle.seen), opened.made_on)
         refuse_seen(clean_data, b64decode(calibration.seen), "the bundle was calibrated on")
         job = Job(
-            net=of.original(),
+            net=of.original().to(place),
             images=clean_data.images,
             labels=truth,
             classes=opened.bundle.classes,
@@ -172,7 +174,7 @@ def evaluate_bundle(
             with clock.step("baselines"):
                 fooling = {name: s.images[s.wrong] for name, s in screened.items() if s.wrong.any()}
                 rows = run_baselines(
-                    baselines, job.net, fit, clean_data.images, fooling, seed=seed, batch=batch, watch=watch
+                    baselines, job.net.to("cpu"), fit, clean_data.images, fooling, seed=seed, batch=batch, watch=watch
                 )
         results = tuple(
             attack_result(

@@ -197,7 +197,8 @@ def _of(scale: Scale, images: Data, data: Path, out: Path, limit: int, seed: int
         return stage(
             f"{name}/evaluate", f"{name}-evaluation/report.json",
             "pdtool", "evaluate", out / bundle, "--pool", out / pool, "--data", test, "--limit", limit, *limits,
-            *options, "--images", out / "images", "--out", out / f"{name}-evaluation", *seeded,
+            *options, "--attack-on", scale.train_on, "--images", out / "images", "--out", out / f"{name}-evaluation",
+            *seeded,
         )  # fmt: skip
 
     named = [text for attack in scale.attacks for text in ("--attack", attack)]

@@ -181,7 +181,7 @@ def test_members_that_are_not_used_are_marked_and_the_used_ones_summed_up(weight
         (("--preset", "chen-2021", "--rate", "0.5"), UsageError, "--preset chen-2021 sets all rates"),
         (("--device", "orin-nano-8gb"), UsageError, "--device names a board .* where to train: --train-on"),
         (("--device", "toaster", "--dry-run"), UsageError, "device 'toaster' is not in the catalogue"),
-        (("--train-on", "tpu"), UsageError, "where to train should be auto, cpu or cuda, is 'tpu'"),
+        (("--train-on", "tpu"), UsageError, "where torch computes should be auto, cpu or cuda, is 'tpu'"),
         (("--report", "pool.txt"), UsageError, "--report pool.txt: expected a name that ends in .html"),
         (("--report", "absent/pool.html"), InputError, "the folder absent does not exist"),
         (("--recipe", "magic"), UsageError, "unknown recipe 'magic'; expected one of"),

@@ -52,6 +52,7 @@ def test_json_is_one_document_and_quiet_is_quiet(given: list[object], tmp_path: 
         (["--pool", "."], 3, "has no pool.json"),
         (["--out", "taken"], 3, "taken: exists already"),
         (["--memory-budget", "1KiB"], 5, "too small"),
+        (["--attack-on", "tpu"], 2, "should be auto, cpu or cuda, is 'tpu'"),
     ],
 )
 def test_mistakes_are_one_line(given: list[object], tmp_path: Path, extra: list[str], code: int, says: str) -> None:

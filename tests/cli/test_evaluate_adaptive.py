@@ -51,6 +51,7 @@ def test_a_table_a_folder_and_a_second_run_that_makes_nothing_again(given: list[
     [
         (["--threat", "full"], 2, "--threat goes with --adaptive"),
         (["--adaptive", "--attack", "fgsm"], 2, "--attack does not go with --adaptive"),
+        (["--adaptive", "--attack-on", "cuda"], 2, "--attack-on does not go with --adaptive"),
         (["--adaptive", "--threat", "all"], 2, "unknown threat 'all'; expected one of oblivious"),
         (["--adaptive", "--epsilon", "8"], 2, "should lie above 0 and be at most 1"),
         (["--adaptive", "--epsilon", "much"], 2, "a number or a fraction such as 8/255, is 'much'"),

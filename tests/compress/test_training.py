@@ -234,7 +234,7 @@ def test_training_refuses_what_it_cannot_use(tmp_path: Path, trained: Trained) -
         train_original("lenet5:classes=4", "digits", out)
     with pytest.raises(UsageError, match="--mean and --std: .*1 numbers each"):
         train_original("lenet5", "digits", out, mean=(0.5, 0.5))
-    with pytest.raises(UsageError, match="where to train should be auto, cpu or cuda"):
+    with pytest.raises(UsageError, match="where torch computes should be auto, cpu or cuda"):
         pick_device("tpu")
     assert not out.exists()
 
