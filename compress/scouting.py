@@ -15,17 +15,28 @@ from torch import nn
 
 from pdtool.compress.contract import Method, Task
 from pdtool.compress.crafting import BATCH, craft
-from pdtool.compress.training import Crafted
+from pdtool.compress.training import Crafted, crafted_of_batch
+from pdtool.errors import UsageError
 
 __all__ = ["craft_for", "crafted_count", "crafting_steps"]
 
 
 def crafted_count(method: Method, task: Task) -> int:
-    """How many images are crafted: as many as the settings say, but not more than one member sees. 0: no hardening."""
+    """How many images are crafted: as many as the settings say, but not more than one member sees. 0: no hardening.
+
+    Raises UsageError for a share so small that no image of a batch would be crafted.
+    """
     if task.hardening is None:
         return 0
     assert task.recipe.batch is not None
-    seen = method.steps(task) * round(task.hardening.share * task.recipe.batch)
+    share, batch = task.hardening.share, task.recipe.batch
+    each = crafted_of_batch(share, batch)
+    if each == 0:
+        raise UsageError(
+            f"hardening: expected a share that is at least one image of a batch of {batch}, got {share:g}; "
+            f"raise share or leave hardening out"
+        )
+    seen = method.steps(task) * each
     return max(1, min(round(task.hardening.crafted * len(task.training)), seen))
 
 

@@ -19,7 +19,18 @@ from pdtool.compress.training_set import FORMAT, Crafted, TrainingSet, as_pixels
 from pdtool.errors import GateError
 from pdtool.images import Images
 
-__all__ = ["RECIPES", "Crafted", "Hooks", "Recipe", "TrainingSet", "accuracy", "device_of", "fit", "predict"]
+__all__ = [
+    "RECIPES",
+    "Crafted",
+    "Hooks",
+    "Recipe",
+    "TrainingSet",
+    "accuracy",
+    "crafted_of_batch",
+    "device_of",
+    "fit",
+    "predict",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ def fit(
         for model in filter(None, (net, teacher)):
             model.to(memory_format=FORMAT)  # type: ignore[call-overload]  # torch documents it
         net.train()
-        share = 0 if crafted is None else round(crafted.share * recipe.batch)
+        share = 0 if crafted is None else crafted_of_batch(crafted.share, recipe.batch)
         drawn = None if crafted is None else _draws(len(crafted), share, generator)
         for step, index in enumerate(_batches(len(data), recipe.batch, recipe.epochs, generator)):
             for group in optimiser.param_groups:
@@ -121,6 +132,11 @@ def fit(
     return time.perf_counter() - started
 
 
+def crafted_of_batch(share: float, batch: int) -> int:
+    """How many images of a batch are crafted: `share` of them, but never all; members must see clean images, too."""
+    return min(round(share * batch), batch - 1)
+
+
 def half_of(device: torch.device) -> torch.dtype | None:
     """The type that forward passes may use beside float32 (mixed precision); None where there is none to gain by.
 
@@ -158,7 +174,7 @@ def _loss(
     logits: Tensor, labels: Tensor, recipe: Recipe, teacher: nn.Module | None, inputs: Tensor, taught: Tensor | None
 ) -> Tensor:
     """As the recipe says; images that are not `taught` (B,) have their label alone."""
-    if teacher is None or recipe.distill == 0:
+    if teacher is None or recipe.distill == 0 or (taught is not None and not taught.any()):
         return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     if taught is None:
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)

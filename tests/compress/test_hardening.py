@@ -16,7 +16,7 @@ from pdtool.compress.original import Trained, load_original
 from pdtool.compress.plan import PoolPlan, plan_pool
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.prepare import prepare
-from pdtool.compress.training import RECIPES, Crafted, TrainingSet, fit
+from pdtool.compress.training import RECIPES, Crafted, TrainingSet, _loss, fit
 from pdtool.errors import InputError, UsageError
 
 
@@ -83,7 +83,7 @@ def test_a_share_of_every_batch_is_crafted_and_a_fooled_teacher_teaches_nothing(
     grey = torch.where(attacked, 255, 51).to(torch.uint8)[:, None, None, None].expand(-1, 4, 4, 1)
     labels = torch.where(attacked, 1, 2)
     crafted = Crafted(grey, labels, attacked.long(), attacked, share=0.4)
-    recipe = replace(RECIPES["hardened"], epochs=4, batch=20, shift=0, light=0.0)
+    recipe = replace(RECIPES["hardened"], epochs=4, batch=20, shift=0, light=0.0, distill=0.5)
     seen, asked = list[Tensor](), list[Tensor]()
 
     class Net(nn.Sequential):
@@ -94,6 +94,7 @@ def test_a_share_of_every_batch_is_crafted_and_a_fooled_teacher_teaches_nothing(
             return given
 
     ticks: list[int] = []
+    torch.manual_seed(0)
     net = Net(nn.Flatten(), nn.Linear(16, 10))
     fit(net, clean, recipe, seed=0, teacher=Spy(asked), crafted=crafted, tick=ticks.append)
     assert sum(ticks) == len(seen) == recipe.steps(100) == 20
@@ -105,6 +106,28 @@ def test_a_share_of_every_batch_is_crafted_and_a_fooled_teacher_teaches_nothing(
     with torch.no_grad():  # true labels were learned
         greys = torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, 1, 4, 4)
         assert net(greys).argmax(1).tolist() == [0, 1]
+
+
+def test_almost_all_of_a_batch_attacked_leaves_a_clean_image_to_be_taught() -> None:
+    clean = TrainingSet(torch.zeros(64, 4, 4, 1), torch.zeros(64, dtype=torch.long), torch.zeros(1), torch.ones(1))
+    grey = torch.full((40, 4, 4, 1), 255, dtype=torch.uint8)
+    attacked = torch.ones(40, dtype=torch.bool)
+    crafted = Crafted(grey, torch.ones(40, dtype=torch.long), attacked.long(), attacked, share=0.99)
+    recipe = replace(RECIPES["hardened"], epochs=2, batch=32, shift=0, light=0.0)
+    asked = list[Tensor]()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    fit(net, clean, recipe, seed=0, teacher=Spy(asked), crafted=crafted)  # raises GateError where the loss is NaN
+    assert asked and all(len(inputs) == 1 and inputs.max() == 0 for inputs in asked)
+    assert all(parameter.isfinite().all() for parameter in net.parameters())
+
+
+def test_where_nothing_is_taught_the_loss_is_the_labels_alone() -> None:
+    logits, labels = torch.randn(5, 10), torch.arange(5)
+    recipe, asked = RECIPES["hardened"], list[Tensor]()
+    assert recipe.distill > 0
+    loss = _loss(logits, labels, recipe, Spy(asked), torch.zeros(5, 1, 4, 4), torch.zeros(5, dtype=torch.bool))
+    wanted = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    assert loss.item() == wanted.item() and not asked
 
 
 def test_a_share_of_nothing_changes_nothing(request_of: PoolRequest) -> None:

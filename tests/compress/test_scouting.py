@@ -11,7 +11,8 @@ from pdtool.compress.hardening import Hardening
 from pdtool.compress.pool import PoolRequest, make_pool
 from pdtool.compress.prepare import prepare
 from pdtool.compress.scouting import craft_for, crafted_count, crafting_steps
-from pdtool.compress.training import RECIPES
+from pdtool.compress.training import RECIPES, crafted_of_batch
+from pdtool.errors import UsageError
 
 
 @pytest.fixture
@@ -42,6 +43,15 @@ def test_no_more_is_crafted_than_one_member_sees(hard: PoolRequest) -> None:
     assert batch == 32 and crafted_count(ready.method, ready.task) == steps * 8
     idle = prepare(replace(hard, recipe=replace(hard.recipe, epochs=0)))
     assert crafted_count(idle.method, idle.task) == 1
+
+
+def test_some_of_a_batch_are_crafted_but_never_all(hard: PoolRequest) -> None:
+    assert [crafted_of_batch(share, 32) for share in (0.0, 0.01, 0.02, 0.5, 0.98, 0.99)] == [0, 0, 1, 16, 31, 31]
+    ready = prepare(replace(hard, hardening=Hardening(crafted=100.0, share=0.99)))
+    assert crafted_count(ready.method, ready.task) == ready.method.steps(ready.task) * 31
+    with pytest.raises(UsageError, match=r"at least one image of a batch of 32, got 0\.01; raise share or leave"):
+        small = prepare(replace(hard, hardening=Hardening(share=0.01)))
+        crafted_count(small.method, small.task)
 
 
 def test_scouts_are_made_and_attacked(hard: PoolRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
