@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from pdtool.compress import modes
+from pdtool.compress.training import device_of
 from pdtool.errors import UsageError
 
 __all__ = [
@@ -21,28 +23,35 @@ __all__ = [
 ]
 
 Setting = float | int | bool
-IN_PIXELS = (
-    "epsilon",
-    "step",
-    "base_epsilon",
-    "base_step",
-)  # settings in units of pixels, where an epsilon is among them
+# settings in units of pixels, where an epsilon is among them
+IN_PIXELS = ("epsilon", "step", "base_epsilon", "base_step")
+# settings that count something that must happen
 AT_LEAST_ONE = (
-    "steps",
-    "base_steps",
-    "searches",
-    "masks",
-    "t",
-    "k",
-    "rounds",
-    "candidates",
-)  # settings that count something that must happen
+    "steps", "base_steps", "searches", "masks", "t", "k", "rounds", "candidates", "pixels", "iterations", "queries",
+)  # fmt: skip
+# settings that are shares: of values, pixels, candidates or layers
+SHARES = ("share", "drop", "depth", "seeds", "gamma")
+ABOVE_ZERO = (("square", "epsilon"), ("square", "share"))  # where nothing could be done with 0
 
 
 def spec_of(name: str, settings: Mapping[str, Setting]) -> str:
-    """Name and settings as they are given on the command line; a switch that is off is left out."""
-    said = [f"{key}={value:g}" for key, value in settings.items() if value is not False]
+    """Name and settings as they are given on the command line, exactly; a switch that is off is left out.
+
+    >>> spec_of("pgd", {"epsilon": 8 / 255, "step": 0.25 / 255, "steps": 10, "targeted": False})
+    'pgd:epsilon=8/255,step=0.25/255,steps=10'
+    """
+    said = [f"{key}={_said(value)}" for key, value in settings.items() if value is not False]
     return f"{name}:" + ",".join(said) if said else name
+
+
+def _said(value: Setting) -> str:
+    """The shortest text that is read as this very number."""
+    if isinstance(value, int):
+        return str(int(value))
+    short, levels = f"{value:g}", f"{value * 255:g}"
+    if float(short) == value:
+        return short
+    return f"{levels}/255" if float(levels) / 255 == value else repr(value)
 
 
 def read_settings(kind: str, text: str, options: str, known: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -62,28 +71,18 @@ def read_settings(kind: str, text: str, options: str, known: Mapping[str, Settin
             raise UsageError(f"{said}: pixels lie in [0, 1], {key} is at most 1; write {key}={levels:g}/255")
         if number == 0 and key in AT_LEAST_ONE:
             raise UsageError(f"{said}: expected at least 1 for {key}, got 0")
+        if number > 1 and key in SHARES:
+            raise UsageError(f"{said}: {key} is a share, at most 1, got {value}")
+        if number == 0 and (text.partition(":")[0], key) in ABOVE_ZERO:
+            raise UsageError(f"{said}: expected more than 0 for {key}, got {value}")
     return settings
 
 
 @contextmanager
 def frozen(net: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients of the weights inside (an attack needs those of the image); restored after."""
-    training = {module: module.training for module in net.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in net.parameters()}
-    net.eval().requires_grad_(False)
-    try:
+    with modes.evaluating(net), modes.frozen(net):
         yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, want in wanted.items():
-            parameter.requires_grad_(want)
-
-
-def device_of(net: torch.nn.Module) -> torch.device:
-    """Where the net's weights are; the CPU for a net without weights."""
-    first = next(net.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def logits_of(net: torch.nn.Module, images: torch.Tensor, *, batch: int = 1024) -> torch.Tensor:

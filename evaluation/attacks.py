@@ -218,41 +218,48 @@ def run_attack(
     """Attack the images (N, H, W, C) that `net` classifies correctly; the others are left out.
 
     `net` takes float32 (N, C, H, W) in [0, 1] and stays as it is; success is judged here, on the float32 images that
-    are returned. `provenance` is stored beside attack, settings, library and seed. `advance(n)` is called after n
-    images. Same seed, batch and machine: same bytes. Raises UsageError for an unknown attack, InputError where there
-    is nothing to attack, MissingError without the library that carries the attack out. Runs where the weights are.
+    are returned. An image that an attack leaves without a number somewhere is given back as it came. `provenance` is
+    stored beside attack, settings, library and seed. `advance(n)` is called after n images. Same seed, batch and
+    machine: same bytes. Raises UsageError for an unknown attack, InputError where there is nothing to attack,
+    MissingError without the library that carries the attack out. Runs where the weights are.
     """
     attack = parse_attack(attack) if isinstance(attack, str) else attack
     made_by = _made_by(attack)
     device = device_of(net)
     clean = as_input(images)
-    source = np.flatnonzero(_labels(net, clean, batch) == labels)
-    advance(len(images) - len(source))
-    if len(source) == 0:
-        raise InputError(
-            f"the original classifies none of the {len(images)} images correctly, so there is nothing to attack; "
-            f"use data of its own classes"
-        )
-    pieces = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for start in range(0, len(source), batch):
-            index = source[start : start + batch]
-            given, truth = torch.from_numpy(clean[index]).to(device), torch.from_numpy(labels[index]).to(device)
-            found = attack.function(net, given, truth, **attack.settings)
-            pieces.append(found.detach().clamp(0.0, 1.0).cpu().numpy())
-            advance(len(index))
-    attacked = np.concatenate(pieces)
-    change = (attacked - clean[source]).reshape(len(source), -1).astype(np.float64)
-    given_label = _labels(net, attacked, batch)
+    # one seed, one machine, one result: on a GPU only with cuDNN's deterministic algorithms
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        source = np.flatnonzero(_labels(net, clean, batch) == labels)
+        advance(len(images) - len(source))
+        if len(source) == 0:
+            raise InputError(
+                f"the original classifies none of the {len(images)} images correctly, so there is nothing to attack; "
+                f"use data of its own classes"
+            )
+        attacked = np.empty((len(source), *images.shape[1:]), dtype=np.float32)
+        linf, l2 = np.empty(len(source)), np.empty(len(source))
+        given = np.empty(len(source), dtype=np.int64)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for start in range(0, len(source), batch):
+                rows = slice(start, start + batch)
+                index = source[rows]
+                before, truth = torch.from_numpy(clean[index]).to(device), torch.from_numpy(labels[index]).to(device)
+                found = _finite(attack.function(net, before, truth, **attack.settings).detach(), before)
+                planes = found.clamp(0.0, 1.0).cpu().numpy()
+                change = (planes - clean[index]).reshape(len(index), -1).astype(np.float64)
+                attacked[rows] = np.moveaxis(planes, 1, 3)
+                linf[rows], l2[rows] = np.abs(change).max(axis=1), np.sqrt((change**2).sum(axis=1))
+                given[rows] = _labels(net, planes, batch)
+                advance(len(index))
     return Attacked(
-        images=np.ascontiguousarray(np.moveaxis(attacked, 1, 3)),
+        images=attacked,
         labels=labels[source],
-        given=given_label,
-        success=given_label != labels[source],
+        given=given,
+        success=given != labels[source],
         source=source,
-        linf=np.abs(change).max(axis=1),
-        l2=np.sqrt((change**2).sum(axis=1)),
+        linf=linf,
+        l2=l2,
         provenance={
             "attack": attack.name,
             "settings": dict(attack.settings),
@@ -263,6 +270,12 @@ def run_attack(
             **(provenance or {}),
         },
     )
+
+
+def _finite(found: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The images found; where one holds a value that is no number (it would count as a success), the given one."""
+    sound = found.isfinite().flatten(1).all(dim=1)
+    return torch.where(sound[:, None, None, None], found, images)
 
 
 def _made_by(attack: Attack) -> str:

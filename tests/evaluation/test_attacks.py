@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attack_common import margin, other_class
 from pdtool.evaluation.attacked import Attacked, write_attacked
-from pdtool.evaluation.attacks import ATTACKS, PRESETS, parse_attack, run_attack
+from pdtool.evaluation.attacks import ATTACKS, PRESETS, Attack, parse_attack, run_attack
 from pdtool.images import as_input
 
 Labels = NDArray[np.int64]
@@ -143,6 +143,32 @@ def test_colour_pictures_that_are_not_square_are_attacked(
     assert found.images.shape == (8, 16, 18, 3) and found.success.any()
 
 
+def test_an_image_without_numbers_is_no_success(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
+    def breaks(net: torch.nn.Module, given: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        broken = given.clone()
+        broken[::2, 0, 3, 4] = torch.nan
+        broken[1::4, 0, 3, 4] = torch.inf
+        return broken
+
+    result = run_attack(net, images, labels, Attack("breaks", breaks, "", "", {}))
+    assert not result.success.any() and (result.linf == 0).all() and (result.l2 == 0).all()
+    assert (result.images == np.moveaxis(as_input(images), 1, 3)[result.source]).all()
+
+
+def test_attacks_run_with_deterministic_convolutions(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
+    seen = []
+
+    def notes(net: torch.nn.Module, given: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        cudnn = torch.backends.cudnn
+        seen.append((cudnn.enabled, cudnn.benchmark, cudnn.deterministic))
+        return given
+
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    run_attack(net, images[:2], labels[:2], Attack("notes", notes, "", "", {}))
+    assert seen == [(True, False, True)]
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == before
+
+
 def test_the_net_is_left_as_it_was(net: torch.nn.Module, images: Scans, labels: Labels) -> None:
     before = [parameter.requires_grad for parameter in net.parameters()]
     net.train()
@@ -186,6 +212,19 @@ def test_settings_are_parsed() -> None:
     assert parse_attack("fgsm").spec == "fgsm:epsilon=0.03"
     assert parse_attack("fgsm:targeted=1").spec == "fgsm:epsilon=0.03,targeted=1"
     assert ATTACKS["fgsm"].settings == {"epsilon": 0.03, "targeted": False}
+
+
+def test_settings_are_said_so_that_they_are_read_again() -> None:
+    given = [*ATTACKS, *QUICK.values(), *(spec for preset in PRESETS.values() for spec in preset)]
+    given += [f"fgsm:epsilon={value}" for value in ("1/3", "0.123456789", "1e-7", "7.5/255", "0.2", "1/255", "0", "1")]
+    given += ["cw:steps=1234567", "cw:const=1e-9"]
+    for text in given:
+        attack = parse_attack(text)
+        again = parse_attack(attack.spec)
+        assert again == attack and {*map(type, again.settings.values())} == {*map(type, attack.settings.values())}
+    assert parse_attack("pgd").spec == "pgd:epsilon=8/255,step=2/255,steps=10"
+    assert parse_attack("mim:step=0.8/255").spec == "mim:epsilon=8/255,step=0.8/255,steps=10,momentum=1"
+    assert parse_attack("fgsm:epsilon=0.0075").spec == "fgsm:epsilon=0.0075"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -275,6 +314,16 @@ def test_presets_have_the_numbers_that_their_paper_says(name: str) -> None:
         ("pgd:step=2", "step is at most 1; write step=2/255"),
         ("bim:steps=0", "expected at least 1 for steps, got 0"),
         ("cw:searches=0", "expected at least 1 for searches, got 0"),
+        ("one-pixel:pixels=0", "expected at least 1 for pixels, got 0"),
+        ("one-pixel:iterations=0", "expected at least 1 for iterations, got 0"),
+        ("square:queries=0", "expected at least 1 for queries, got 0"),
+        ("square:epsilon=0", "expected more than 0 for epsilon, got 0"),
+        ("square:share=0", "expected more than 0 for share, got 0"),
+        ("square:share=1.5", "share is a share, at most 1, got 1.5"),
+        ("fia:drop=2", "drop is a share, at most 1, got 2"),
+        ("ila:depth=3/2", "depth is a share, at most 1, got 3/2"),
+        ("local-search:seeds=1.1", "seeds is a share, at most 1, got 1.1"),
+        ("jsma:gamma=12", "gamma is a share, at most 1, got 12"),
         ("pgd:targeted=2", r"expected 1 \(on\) or 0 \(off\), got '2'"),
         ("pgd:steps=1.5", "expected a whole number of at least 0, got '1.5'"),
     ],
