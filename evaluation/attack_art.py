@@ -1,6 +1,6 @@
-"""Attacks that the Adversarial Robustness Toolbox carries out: a few pixels, and squares. They ask for answers alone.
+"""What the Adversarial Robustness Toolbox carries out: the attack by a few pixels. It asks for answers alone.
 
-Each takes a net of pixels in [0, 1] that gives logits, images (N, C, H, W), labels (N,) and its settings, and returns
+It takes a net of pixels in [0, 1] that gives logits, images (N, C, H, W), labels (N,) and its settings, and returns
 images. NumPy's random state, which the toolbox draws from, is seeded from torch's and put back afterwards.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pdtool.evaluation.attack_common import device_of, frozen, logits_of
 from pdtool.extras import require
 
-__all__ = ["one_pixel", "square", "toolbox"]
+__all__ = ["one_pixel", "toolbox"]
 
 Planes = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ def one_pixel(
         wanted = logits_of(net, images).argmax(1) == labels
         if not bool(wanted.any()):
             return images
-        classifier = _classifier(net, images, torch.nn.Softmax(dim=1))
+        classifier = _classifier(net, images)
         run = attack(classifier, th=pixels, es=1, max_iter=iterations, verbose=False)
         run._perturb_image = _painted  # the toolbox's own goes through candidates and pixels one by one
         found = images.clone()
@@ -54,32 +54,6 @@ def one_pixel(
         # the toolbox computes in grey levels and back: all other pixels move by a rounding
         moved = ((found - images).abs() > 1e-4).any(dim=1, keepdim=True)
         return torch.where(moved, found.clamp(0, 1), images)
-
-
-def square(
-    net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epsilon: float, queries: int, share: float
-) -> torch.Tensor:
-    """Random squares at +-`epsilon` in each colour, kept where they help; smaller ones as `queries` run out.
-
-    Source: Andriushchenko et al. 2020 (L-inf). `share`: of the image, the first square. A query draws one square for
-    the whole batch, so smaller batches try more of them.
-    """
-    attack = toolbox("art.attacks.evasion").SquareAttack
-    height, width = images.shape[2:]
-    largest = (min(height, width) - 1) ** 2 / (height * width)  # the toolbox fails on squares as high as the image
-    with frozen(net), _drawing():
-        classifier = _classifier(net, images, torch.nn.Identity())
-        run = attack(
-            classifier,
-            norm=np.inf,
-            max_iter=queries,
-            eps=epsilon,
-            p_init=min(share, largest),
-            batch_size=len(images),
-            verbose=False,
-        )
-        found: torch.Tensor = torch.from_numpy(run.generate(_numpy(images), _numpy(labels))).to(images)
-    return found
 
 
 def _painted(candidates: NDArray[np.float64], image: Planes) -> Planes:
@@ -91,26 +65,16 @@ def _painted(candidates: NDArray[np.float64], image: Planes) -> Planes:
     return copies
 
 
-def _classifier(net: torch.nn.Module, images: torch.Tensor, last: torch.nn.Module) -> Any:
-    """The net as the toolbox knows one that only answers: NumPy in, `last` of the logits out."""
+def _classifier(net: torch.nn.Module, images: torch.Tensor) -> Any:
+    """The net as the toolbox knows one that only answers: NumPy in, probabilities out."""
     device = device_of(net)
     classes = logits_of(net, images[:1]).shape[1]
-    known: dict[bytes, Planes] = {}  # the toolbox asks of each image three times
 
     def answer(planes: Planes) -> Planes:
-        if len(known) > 16 * len(images):
-            known.clear()
-        keys = [plane.tobytes() for plane in planes]
-        new = [i for i, key in enumerate(keys) if key not in known]
-        if new:
-            known.update(zip((keys[i] for i in new), ask(planes[new]), strict=True))
-        return np.stack([known[key] for key in keys])
-
-    def ask(planes: Planes) -> Planes:
         logits = logits_of(net, torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)).to(device))
         if classes < 3:  # the toolbox takes two classes for one output: a third that is never the answer
             logits = torch.nn.functional.pad(logits, (0, 1), value=-1e9)
-        said: Planes = last(logits).cpu().numpy()
+        said: Planes = logits.softmax(dim=1).cpu().numpy()
         return said
 
     return toolbox("art.estimators.classification").BlackBoxClassifierNeuralNetwork(

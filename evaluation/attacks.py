@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import pdtool
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attack_apgd import apgd_ce, apgd_dlr
-from pdtool.evaluation.attack_art import one_pixel, square, toolbox
+from pdtool.evaluation.attack_art import one_pixel, toolbox
 from pdtool.evaluation.attack_common import Setting, device_of, frozen, read_settings, spec_of
 from pdtool.evaluation.attack_fia import fia
 from pdtool.evaluation.attack_foolbox import bim, cw, deepfool, fgsm, library, mim, pgd
@@ -26,6 +26,7 @@ from pdtool.evaluation.attack_jsma import jsma
 from pdtool.evaluation.attack_local_search import local_search
 from pdtool.evaluation.attack_pgd import pgd_margin
 from pdtool.evaluation.attack_presets import PRESETS
+from pdtool.evaluation.attack_square import square
 from pdtool.evaluation.attacked import Attacked
 from pdtool.images import Images, as_input
 
@@ -183,7 +184,6 @@ ATTACKS: dict[str, Attack] = {
             "random squares, kept where they help (L-inf, no gradients)",
             "Andriushchenko et al. 2020",
             {"epsilon": 8 / 255, "queries": 5000, "share": 0.8},
-            "adversarial-robustness-toolbox",
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pdtool.evaluation.attack_common import other_class
 from pdtool.evaluation.attack_features import features_of, middle_layer
 from pdtool.evaluation.attack_jsma import jsma
 from pdtool.evaluation.attack_local_search import wrapped
+from pdtool.evaluation.attack_square import share_at, square
 from pdtool.evaluation.attacked import Attacked
 from pdtool.evaluation.attacks import run_attack
 from pdtool.images import as_input
@@ -193,10 +195,42 @@ def test_square_gets_stronger_with_queries_and_works_on_two_classes(
     assert run_attack(two, images[:8], truth[:8], "one-pixel:iterations=2").success.any()
 
 
+@pytest.mark.parametrize("edge", [np.s_[:, 0, -1, :], np.s_[:, 0, :, -1], np.s_[:, 0, 0, :]])
+def test_squares_reach_every_edge_of_the_image(edge: tuple[Any, ...]) -> None:
+    class Edge(torch.nn.Module):
+        """Sees one edge alone and gives way where nearly all of it is brighter."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            risen = (x[edge] - 0.5).mean(dim=1)
+            return torch.stack([torch.full_like(risen, 0.09), risen], dim=1)
+
+    torch.manual_seed(0)
+    grey = torch.full((20, 1, 10, 12), 0.5)
+    found = square(Edge(), grey, torch.zeros(20, dtype=torch.long), epsilon=0.1, queries=1500, share=0.3)
+    assert (Edge()(found).argmax(1) == 1).all()
+    assert (found - grey).abs().max() <= 0.1 + 1e-6
+
+
+def test_squares_differ_from_image_to_image_and_halve_as_the_paper_says(net: torch.nn.Module, images: Scans) -> None:
+    given = torch.from_numpy(as_input(images))[:1].repeat(6, 1, 1, 1)
+    truth = net(given).argmax(1)
+    found = square(net, given, truth, epsilon=0.02, queries=5, share=0.8)
+    assert len(found.unique(dim=0)) == 6
+    spent = (0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001, 9999)
+    shares = [0.8 / share_at(queries / 10_000, 0.8) for queries in spent]
+    assert shares == [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 512]
+
+
+def test_square_is_as_strong_as_the_toolbox_was_on_digits(attack) -> None:
+    """Of the toolbox's own: 0.33 after 100 and 0.75 after 500 queries (means of two seeds, 115 digits)."""
+    assert attack("square:epsilon=0.1,queries=100").success.mean() > 0.3
+    assert attack("square:epsilon=0.1,queries=500").success.mean() > 0.7
+
+
 def test_without_the_toolbox_the_line_says_what_to_install(
     net: torch.nn.Module, images: Scans, labels: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "art", None)
     with pytest.raises(MissingError, match=r"art is needed to attack the original .* pip install 'pdtool\[evaluate\]'"):
-        run_attack(net, images, labels, "square")
+        run_attack(net, images, labels, "one-pixel")
     assert run_attack(net, images[:4], labels[:4], "jsma").success.any()
