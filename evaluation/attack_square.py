@@ -58,7 +58,7 @@ def square(
 
 def share_at(spent: float, first: float) -> float:
     """The share of the image that a square covers when the part `spent` (0 to 1) of the queries is used up."""
-    return first / 2 ** sum(int(10_000 * spent) > after for after in HALVED_AFTER)
+    return first / 2.0 ** sum(int(10_000 * spent) > after for after in HALVED_AFTER)
 
 
 def _span(size: int, side: int, count: int) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """Attacked images kept between runs: what is there and was made in the very same way is not made again."""
 
 import importlib.metadata
-import inspect
 import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 import pdtool
+from pdtool.compress.training import device_of
 from pdtool.compress.watch import Watch
 from pdtool.errors import InputError, UsageError
+from pdtool.evaluation import attacks
 from pdtool.evaluation.attacked import Attacked, read_attacked, write_attacked
 from pdtool.evaluation.attacks import Attack, run_attack
 from pdtool.evaluation.chosen import evenly
@@ -28,7 +30,7 @@ from pdtool.jsonform import canonical
 __all__ = ["Job", "attack_or_reuse", "drop_kept", "kept_folder", "linked"]
 
 LOG = logging.getLogger(__name__)
-LIBRARIES = ("torch", "numpy", "foolbox", "adversarial-robustness-toolbox")
+LIBRARIES = ("torch", "numpy", "scipy", "foolbox", "adversarial-robustness-toolbox")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Job:
             "images_of": len(self.labels),
             "pdtool": pdtool.__version__,
             "versions": {name: _version(name) for name in LIBRARIES},
-            "code": _code(attack),
+            "code": _code(),
+            "device": device_of(self.net).type,
         }
 
 
@@ -133,10 +136,12 @@ def _stored(path: Path, key: Mapping[str, Any]) -> Attacked | None:
     return stored if all(stored.provenance.get(name) == value for name, value in key.items()) else None
 
 
-def _code(attack: Attack) -> str:
-    """SHA-256 of the source file that the attack stands in: between two versions its code may change too."""
-    file = inspect.getsourcefile(attack.function)
-    return "" if file is None else sha256_file(Path(file))
+@cache
+def _code() -> str:
+    """SHA-256 over the source of all attacks and what they share: between two versions their code may change too."""
+    folder = Path(attacks.__file__).parent
+    files = [folder / "attacks.py", *sorted(folder.glob("attack_*.py"))]
+    return sha256_bytes(canonical({file.name: sha256_file(file) for file in files}))
 
 
 def _version(library: str) -> str | None:

@@ -1,5 +1,6 @@
 """Attacked images kept between runs: used again only where everything that they depend on is the same."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from pdtool.compress.watch import silent
-from pdtool.evaluation import image_store
+from pdtool.evaluation import attacks, image_store
 from pdtool.evaluation.attacked import Attacked, read_attacked
 from pdtool.evaluation.attacks import Attack, parse_attack, run_attack
-from pdtool.evaluation.image_store import Job, attack_or_reuse
+from pdtool.evaluation.image_store import Job, _code, attack_or_reuse
 
 FGSM = parse_attack("fgsm:epsilon=0.1")
 
@@ -76,14 +77,43 @@ def test_anything_else_is_made_anew_beside_it(job: Job, tmp_path: Path, runs: li
     assert len(runs) == 7
 
 
-@pytest.mark.parametrize("what", ["_version", "_code"])
-def test_another_version_of_a_library_or_of_the_code_is_another_attack(
-    job: Job, tmp_path: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, what: str
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [
+        ("_version", lambda library: "0.0"),
+        ("_code", lambda: "0"),
+        ("device_of", lambda net: torch.device("cuda")),
+    ],
+)
+def test_another_library_code_or_device_is_another_attack(
+    job: Job, tmp_path: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, what: str, other: object
 ) -> None:
     _get(job, tmp_path)
-    monkeypatch.setattr(image_store, what, lambda of: "0.0")
+    monkeypatch.setattr(image_store, what, other)
     _get(job, tmp_path)
     assert len(runs) == 2
+
+
+def test_the_code_of_all_attacks_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = Path(attacks.__file__).parent
+    names = ["attacks.py", *(file.name for file in source.glob("attack_*.py"))]
+    assert {"attack_common.py", "attack_square.py", "attack_features.py"} < {*names}
+    for name in names:
+        shutil.copyfile(source / name, tmp_path / name)
+    monkeypatch.setattr(attacks, "__file__", str(tmp_path / "attacks.py"))
+    code = _code.__wrapped__
+    first = code()
+    assert first == code() and len(first) == 64
+    for name in names:
+        with (tmp_path / name).open("a") as file:
+            file.write("# changed")
+        assert first != (first := code())
+
+
+def test_the_key_names_what_computes(job: Job) -> None:
+    key = job.key(FGSM, None)
+    assert key["device"] == "cpu"
+    assert key["versions"].keys() == {"torch", "numpy", "scipy", "foolbox", "adversarial-robustness-toolbox"}
 
 
 def test_a_damaged_or_strange_file_is_made_again(
