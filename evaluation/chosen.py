@@ -11,7 +11,7 @@ from pdtool.evaluation.results import Group
 
 __all__ = ["attack_limits", "choose_attacks", "evenly", "group_of"]
 
-BLACK_BOX = ("one-pixel", "square", "local-search", "hop-skip-jump", "boundary", "spsa", "nes")
+BLACK_BOX = ("one-pixel", "square", "local-search")
 STRONG_FROM = 0.03  # what papers give iterated attacks in [0, 1] pixels: 0.03 or 8/255
 
 
