@@ -43,8 +43,9 @@ def descend(
         asked = _padded(open_rows)
         worse, score = look(x[asked], asked, step, step == steps)
         worse, score = worse[: len(here)], None if score is None else score[: len(here)]
-        if score is None:
-            best[open_rows] = here
+        if score is None:  # what is returned of images that are never judged
+            unjudged = torch.isinf(least[open_rows])
+            best[open_rows[unjudged]] = here[unjudged]
         else:
             better = score < least[open_rows]
             least[open_rows[better]], best[open_rows[better]] = score[better], here[better]

@@ -63,6 +63,19 @@ def test_steps_find_the_corner_of_a_linear_cost_and_keep_the_best_iterate(planes
     assert torch.equal(kept, seen[3]) and len(seen) == 9
 
 
+def test_the_best_of_the_judged_iterates_is_kept_where_few_are_judged(planes: torch.Tensor) -> None:
+    seen: list[torch.Tensor] = []
+    judged = {0: 5.0, 4: 1.0, 10: 3.0}
+
+    def look(x: torch.Tensor, rows: torch.Tensor, step: int, last: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        seen.append(x[:3].clone())
+        gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(step))
+        return gradient, torch.full((len(x),), judged[step]) if step in judged else None
+
+    kept = descend(planes[:3], look, epsilon=0.2, steps=10, generator=torch.Generator())
+    assert [step for step, x in enumerate(seen) if torch.equal(x, kept)] == [4]
+
+
 def test_an_image_that_needs_no_more_work_is_left_alone(planes: torch.Tensor) -> None:
     asked: list[int] = []
 
