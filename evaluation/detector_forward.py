@@ -13,7 +13,7 @@ from pdtool.compress.training import device_of
 from pdtool.errors import InputError
 from pdtool.images import Images, as_input
 
-__all__ = ["Planes", "halves", "layer_features", "layers", "probabilities"]
+__all__ = ["Planes", "halves", "halves_by_class", "layer_features", "layers", "probabilities"]
 
 Planes = NDArray[np.float32]  # (N, C, H, W) in [0, 1]
 
@@ -53,6 +53,13 @@ def halves(count: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Indices of two halves drawn at random: one to fit on, one to learn what a clean image scores there."""
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def halves_by_class(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """As `halves`, each class (N,) split evenly, too: no class is in one half alone unless it has one image."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(order[1::2]), np.sort(order[::2])
 
 
 @contextmanager

@@ -9,6 +9,8 @@ clean images. As in the paper's code, but:
   is the mean over layers. That is weaker on attacks that the paper trains on, and the same for those it does not.
 - Averaged over up to ten minibatches instead of one, which takes luck out of it; these are kept, so that a score
   belongs to an image and not to the batch it came in.
+- A point whose neighbours all lie upon it, as images do that leave a layer dead, has the dimension 0 (the estimate is
+  0 / 0 there); one whose neighbours are all equally far has ten times as many as the layer has features.
 - Convolutions' activations are averaged over positions, as Lee et al. 2018 do when they compare with it.
 """
 
@@ -28,7 +30,8 @@ Floats = NDArray[np.float64]
 NEIGHBOURS = 20
 MINIBATCH = 100
 MINIBATCHES = 10
-LARGEST = 1e6  # where all neighbours are equally far the estimate has no end
+LARGEST = 10  # times the layer's features: where all neighbours are equally far the estimate has no end
+SAME = 1e-12  # of the squared lengths: features are float32, a squared distance below this is rounding
 
 
 def fit_lid(
@@ -58,11 +61,13 @@ def estimate(points: Floats, references: Floats) -> Floats:
     """The local intrinsic dimensionality (N,) of points (N, D), a mean over the minibatches (B, M, D)."""
     count, size, width = references.shape
     flat = references.reshape(-1, width)
-    squared = (points**2).sum(1)[:, None] + (flat**2).sum(1) - 2 * points @ flat.T
+    own, others = (points**2).sum(1)[:, None], (flat**2).sum(1)
+    floor = SAME * (own + others.max()) + np.finfo(np.float64).tiny
+    squared = np.maximum(own + others - 2 * points @ flat.T, floor)
     k = min(NEIGHBOURS, size - 1)
-    nearest = np.sort(np.partition(squared.reshape(-1, count, size), k - 1, axis=2)[:, :, :k], axis=2)
-    # rounding makes distances of nothing slightly negative; the last of the k is the farthest
-    nearest = np.maximum(nearest, np.finfo(np.float64).tiny)
-    logs = 0.5 * np.log(nearest / nearest[:, :, -1:]).mean(axis=2)
-    dimensions: Floats = (1 / np.maximum(-logs, 1 / LARGEST)).mean(axis=1)
+    nearest = np.partition(squared.reshape(-1, count, size), k - 1, axis=2)[:, :, :k]
+    farthest = nearest.max(axis=2, keepdims=True)
+    logs = 0.5 * np.log(nearest / farthest).mean(axis=2)
+    each = np.where(farthest[:, :, 0] > floor, 1 / np.maximum(-logs, 1 / (LARGEST * width)), 0.0)
+    dimensions: Floats = each.mean(axis=1)
     return dimensions

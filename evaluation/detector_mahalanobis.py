@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pdtool.evaluation.detector_forward import Planes, halves, layer_features, layers
+from pdtool.errors import InputError
+from pdtool.evaluation.detector_forward import Planes, halves_by_class, layer_features, layers
 from pdtool.extras import require
 from pdtool.images import Images
 
@@ -29,9 +30,19 @@ Floats = NDArray[np.float64]
 def fit_mahalanobis(
     net: nn.Module, images: Images, labels: NDArray[np.int64], *, seed: int, batch: int
 ) -> Callable[[Planes], Floats]:
-    """The score of a batch of planes. Clean images (N, H, W, C) with their true labels (N,)."""
+    """The score of a batch of planes. Clean images (N, H, W, C) with their true labels (N,).
+
+    Raises InputError for fewer than two images a class, on average, in the half that the Gaussians are fitted on: of
+    one image a class no covariance can be known.
+    """
     features = layer_features(net, images, batch)
-    inside, outside = halves(len(images), seed)
+    inside, outside = halves_by_class(labels, seed)
+    classes = len(np.unique(labels[inside]))
+    if len(inside) < 2 * classes:
+        raise InputError(
+            f"expected at least 2 images a class, on average, in the half of the clean images that the detector "
+            f"mahalanobis is fitted on, got {len(inside)} images of {classes} classes; give more images"
+        )
     gaussians = [_gaussian(layer[inside], labels[inside]) for layer in features]
     clean = [_nearest(layer[outside], *gaussian) for layer, gaussian in zip(features, gaussians, strict=True)]
     centres = [(float(values.mean()), float(values.std())) for values in clean]
@@ -59,6 +70,8 @@ def _gaussian(layer: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]
 
 def _nearest(layer: Floats, whiten: Floats, means: Floats) -> Floats:
     """The squared distance (N,) to the nearest class."""
-    points = layer @ whiten
-    squared: Floats = ((points[:, None, :] - means) ** 2).sum(axis=2).min(axis=1)
-    return squared
+    middle = means.mean(axis=0)  # taken off first: large numbers would leave a small difference
+    points, centres = layer @ whiten - middle, means - middle
+    squared = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
+    nearest: Floats = np.maximum(squared.min(axis=1), 0)
+    return nearest

@@ -9,7 +9,7 @@ from torch import nn
 from pdtool.compress.models import ModelSpec, build
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacks import run_attack
-from pdtool.evaluation.detector_forward import layers, probabilities
+from pdtool.evaluation.detector_forward import halves_by_class, layers, probabilities
 from pdtool.evaluation.detector_lid import estimate
 from pdtool.evaluation.detector_mahalanobis import _gaussian, _nearest
 from pdtool.evaluation.detectors import DETECTORS, Fitted, fit_detector
@@ -196,8 +196,31 @@ def test_lid_measures_the_dimension_that_the_points_lie_in(dimension: int) -> No
     assert estimate(inside, cube[None]).mean() == pytest.approx(dimension, rel=0.15)
 
 
-def test_lid_of_a_dead_layer_is_finite() -> None:
-    assert np.isfinite(estimate(np.zeros((3, 4)), np.zeros((2, 30, 4)))).all()
+def test_lid_of_a_dead_layer_and_of_equal_distances_is_finite() -> None:
+    assert (estimate(np.zeros((3, 4)), np.zeros((2, 30, 4))) == 0).all()
+    assert (estimate(np.full((3, 4), 0.1), np.full((2, 30, 4), 0.1)) == 0).all()  # and none of rounding
+    assert estimate(np.zeros((1, 4)), np.eye(4).repeat(10, axis=0)[None]).tolist() == [40]
+
+
+def test_lid_finds_outliers_though_many_images_leave_the_layer_dead() -> None:
+    """Three in ten images are too dark for the first layer; the others lie on a line, attacked ones beside it."""
+    rng = np.random.default_rng(0)
+
+    def images(count: int, dead: float) -> NDArray[np.float32]:
+        line = 0.55 + 0.4 * rng.random((count, 1)) * np.array([1.0, 0.6, 0.3, 0.9])
+        dark = rng.random((count, 1)) < dead
+        return np.where(dark, 0.3 + 0.1 * rng.random((count, 4)), line).reshape(-1, 2, 2, 1).astype(np.float32)
+
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    with torch.no_grad():
+        for layer, bias in ((first, -0.5), (second, 0.0)):
+            layer.weight.copy_(torch.eye(4))
+            layer.bias.fill_(bias)
+    net = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second).eval()
+    fitted = fit_detector("lid", net, images(800, 0.3), np.zeros(800, dtype=np.int64))
+    beside = images(200, 0) + (0.03 * rng.standard_normal((200, 2, 2, 1))).astype(np.float32)
+    clean, found = fitted.score(images(400, 0.3)), fitted.score(beside)
+    assert (found > np.quantile(clean, 0.9)).mean() > 0.8
 
 
 def test_mahalanobis_is_the_distance_under_the_tied_covariance() -> None:
@@ -210,6 +233,30 @@ def test_mahalanobis_is_the_distance_under_the_tied_covariance() -> None:
     points = rng.normal(size=(20, 4)) * 8
     slow = [min((p - c) @ precision @ (p - c) for c in centres) for p in points]
     assert np.allclose(_nearest(points, whiten, means), slow, rtol=0.05)  # shrunk a little towards a sphere
+
+
+def test_the_distance_to_the_nearest_class_is_exact_far_from_the_origin() -> None:
+    rng = np.random.default_rng(0)
+    means, points = 1e5 + rng.normal(size=(7, 5)), 1e5 + rng.normal(size=(30, 5))
+    slow = [min(((p - m) ** 2).sum() for m in means) for p in points]
+    assert np.allclose(_nearest(points, np.eye(5), means), slow, rtol=1e-6)
+    assert (_nearest(means, np.eye(5), means) >= 0).all()
+
+
+def test_halves_share_every_class_evenly() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([3, 1, 7, 4], [20, 5, 2, 1]))
+    inside, outside = halves_by_class(labels, 0)
+    assert sorted([*inside, *outside]) == list(range(28)) and len(inside) == 14
+    for label in (3, 1, 7, 4):
+        assert abs((labels[inside] == label).sum() - (labels[outside] == label).sum()) <= 1
+    assert inside.tolist() != halves_by_class(labels, 1)[0].tolist()
+
+
+def test_mahalanobis_needs_two_images_a_class(net: nn.Module, scans: tuple[Scans, Labels]) -> None:
+    many = np.arange(60) % 20
+    with pytest.raises(InputError, match="at least 2 images a class, on average, .* got 30 images of 20 classes"):
+        fit_detector("mahalanobis", net, scans[0][:60], many)
+    assert fit_detector("mahalanobis", net, scans[0][:80], np.arange(80) % 20).n_fit == 80
 
 
 def test_softmax_keeps_the_order_of_sure_answers() -> None:
