@@ -1,9 +1,9 @@
 """The attacker who knows everything: original, members, their order and the decision table.
 
-A frame is cleared by the first members asked, so only those matter, and of those only as many as must agree. Selective
-and orthogonal steps as in Bryniarski et al. 2021, "Evading adversarial example detection defenses with orthogonal
-projected gradient descent": while the original is not fooled, a step fools it; once it is, a step lowers the detector's
-cost; the orthogonal kind leaves out what would undo the other.
+A frame is cleared by the first members asked, so only those matter, and of those only as many as must agree. Besides
+steps down both costs together there are two ways of Bryniarski et al. 2021, "Evading adversarial example detection
+defenses with orthogonal projected gradient descent", Selective and Orthogonal PGD: while the original is not fooled, a
+step fools it; once it is, a step lowers the detector's cost; the orthogonal way leaves out what would undo the other.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from pdtool.evaluation.adaptive_descent import descend, margins
 
 __all__ = ["WAYS", "Way", "evade", "members_that_matter", "soft_cost"]
 
-Way = Literal["together", "orthogonal"]
-WAYS: tuple[Way, ...] = ("together", "orthogonal")
+Way = Literal["together", "selective", "orthogonal"]
+WAYS: tuple[Way, ...] = ("together", "selective", "orthogonal")
 LEAD = 1.0  # logits by which the target should lead: exported engines round differently
 MATTER = 6  # members looked at, where the test clears before
 
@@ -68,15 +68,18 @@ def evade(
         entropy = torch.stack(
             [F.cross_entropy(logits / scales[i], aims, reduction="none") for i, logits in enumerate(votes)], dim=1
         )
-        fool = torch.where(lead > -LEAD, F.cross_entropy(said, aims, reduction="none"), 0.0)
+        label = F.cross_entropy(said, aims, reduction="none")
+        fool = torch.where(lead > -LEAD, label, 0.0)
         hide = soft_cost(against, entropy, table)
         if way == "together":
             (gradient,) = torch.autograd.grad((fool + hide).sum(), moving)
         else:
-            (of_label,) = torch.autograd.grad(fool.sum(), moving, retain_graph=True)
+            # of the whole loss: where the original is fooled, its label still has to be kept
+            (of_label,) = torch.autograd.grad(label.sum(), moving, retain_graph=True)
             (of_verdict,) = torch.autograd.grad(hide.sum(), moving)
-            fooled = (fool == 0)[:, None, None, None]
-            gradient = torch.where(fooled, _across(of_verdict, of_label), _across(of_label, of_verdict))
+            if way == "orthogonal":
+                of_label, of_verdict = _across(of_label, of_verdict), _across(of_verdict, of_label)
+            gradient = torch.where((lead <= -LEAD)[:, None, None, None], of_verdict, of_label)
         with torch.no_grad():
             cleared = torch.from_numpy(_cleared(against, entropy, table))
             cost = fool + hide
@@ -133,9 +136,16 @@ def _bounds(table: Table) -> list[tuple[float | None, float | None]]:
 
 
 def _across(gradient: Tensor, other: Tensor) -> Tensor:
-    """The part of each gradient that is orthogonal to the other one."""
-    along = (gradient * other).flatten(1).sum(dim=1) / (other * other).flatten(1).sum(dim=1).clamp(min=1e-20)
+    """The part of each gradient that is orthogonal to the other one, at another scale; all of it where that is 0."""
+    gradient, other = _scaled(gradient), _scaled(other)
+    along = (gradient * other).flatten(1).sum(dim=1) / (other * other).flatten(1).sum(dim=1).clamp(min=1.0)
     return gradient - along[:, None, None, None] * other
+
+
+def _scaled(gradient: Tensor) -> Tensor:
+    """With the largest entry of each at 1: gradients of nets that are sure are too small to be squared."""
+    largest = gradient.flatten(1).abs().amax(dim=1)
+    return gradient / torch.where(largest > 0, largest, 1.0)[:, None, None, None]
 
 
 def _cleared(against: Tensor, entropy: Tensor, table: Table) -> NDArray[np.bool_]:

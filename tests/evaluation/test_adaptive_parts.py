@@ -1,6 +1,7 @@
 """The parts of adaptive attacks: steps that stay in bounds, the detector's cost against brute force, a blind search."""
 
 import itertools
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from pdtool.calibration.mmt import compile_mmt
 from pdtool.calibration.table import DecisionTable, GradedTable, Table, replay
 from pdtool.calibration.wald import compile_wald
 from pdtool.errors import UsageError
+from pdtool.evaluation import adaptive_full
 from pdtool.evaluation.adaptive_availability import costliest_share
 from pdtool.evaluation.adaptive_decision import Pixels, search
-from pdtool.evaluation.adaptive_descent import descend, margins
-from pdtool.evaluation.adaptive_full import LEAD, members_that_matter, soft_cost
+from pdtool.evaluation.adaptive_descent import Look, descend, margins
+from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost
 from pdtool.evaluation.adaptive_plan import Plan
 from pdtool.evaluation.adaptive_results import half_point
 from pdtool.evaluation.adaptive_transfer import push_together
@@ -142,6 +144,51 @@ def test_the_detectors_cost_is_that_of_the_cheapest_members_that_must_agree() ->
     assert costs == pytest.approx([_cost_by_hand(*row, table) for row in zip(against, entropy, strict=True)])
     cleared = ~replay(table, against > 0)[0]
     assert cleared[costs == 0].all() and 0 < (costs == 0).sum() < 50
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_orthogonal_steps_leave_the_label_where_the_original_is_fooled(
+    net: torch.nn.Module, planes: torch.Tensor, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    """Logits times 30: gradients whose squares vanish in float32."""
+
+    def sure(x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = scale * net(x)
+        return logits
+
+    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def recording(images: torch.Tensor, look: Look, **how: Any) -> torch.Tensor:
+        def recorded(*asked: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+            gradient, score = look(*asked)
+            steps.append((asked[0], gradient))
+            return gradient, score
+
+        return descend(images, recorded, **how)
+
+    monkeypatch.setattr(adaptive_full, "descend", recording)
+    torch.manual_seed(2)
+    member = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10)).requires_grad_(False)
+    table = DecisionTable((None, None, 1), (None, None, 0))
+    largest = {}
+    for way in WAYS:
+        steps.clear()
+        evade(
+            cast(torch.nn.Module, sure), [member] * 3, table, None, planes[:1], torch.tensor([3]),
+            way=way, epsilon=0.4, steps=20, generator=torch.Generator(),
+        )  # fmt: skip
+        along = []
+        for x, gradient in steps:
+            moving = x.clone().requires_grad_(True)
+            logits = sure(moving)
+            aims = torch.full((len(x),), 3)
+            (label,) = torch.autograd.grad(F.cross_entropy(logits, aims), moving)
+            if margins(logits, aims)[0] <= -LEAD and label.abs().max() > 0 and gradient.abs().max() > 0:
+                a, b = (each[0].flatten().double() / each[0].abs().max().double() for each in (gradient, label))
+                along.append(float((a @ b).abs() / a.norm() / b.norm()))
+        assert len(along) >= 3, way
+        largest[way] = max(along)
+    assert largest["orthogonal"] < 1e-5 < 0.05 < largest["selective"]
 
 
 def test_graded_cost_ends_where_the_mean_evidence_is_low_enough() -> None:
