@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from pdtool.errors import UsageError
-from pdtool.evaluation.attack_common import frozen, gradient, logits_of
+from pdtool.evaluation.attack_common import frozen, gradient, logits_of, within
 
 __all__ = ["apgd_ce", "apgd_dlr", "checkpoints", "dlr"]
 
@@ -71,15 +71,12 @@ def _apgd(
         fooled.copy_(logits.argmax(1) != labels)
         return loss(logits, labels)
 
-    def hold(x: torch.Tensor) -> torch.Tensor:
-        return (images + (x - images).clamp(-epsilon, epsilon)).clamp(0, 1)
-
     def wide(values: torch.Tensor) -> torch.Tensor:
         return values[:, None, None, None]
 
     with frozen(net):
         start = 2 * torch.rand(images.shape).to(images) - 1
-        x = last = hold(images + epsilon * start / wide(start.abs().amax(dim=(1, 2, 3))))
+        x = last = within(images + epsilon * start / wide(start.abs().amax(dim=(1, 2, 3))), images, epsilon)
         values, slope = gradient(ask, x)
         best, best_slope, highest = x, slope, values  # to go back to
         found, found_fools, found_value = x, fooled.clone(), values  # to return
@@ -88,9 +85,9 @@ def _apgd(
         halved, highest_then = torch.ones_like(fooled), values
         ends = checkpoints(steps)
         for taken in range(1, steps + 1):
-            goal = hold(x + wide(size) * slope.sign())
+            goal = within(x + wide(size) * slope.sign(), images, epsilon)
             share = 1.0 if taken == 1 else MOMENTUM
-            x, last = hold(x + share * (goal - x) + (1 - share) * (x - last)), x
+            x, last = within(x + share * (goal - x) + (1 - share) * (x - last), images, epsilon), x
             before = values
             values, slope = gradient(ask, x)
             rises, since = rises + (values > before), since + 1

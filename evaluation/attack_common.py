@@ -20,6 +20,7 @@ __all__ = [
     "other_class",
     "read_settings",
     "spec_of",
+    "within",
 ]
 
 Setting = float | int | bool
@@ -97,6 +98,11 @@ def gradient(loss: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor)
     values = loss(given)
     (found,) = torch.autograd.grad(values.sum(), given)
     return values.detach(), found
+
+
+def within(x: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The points `x` brought back within `epsilon` (L-inf) of the images and into [0, 1]."""
+    return (images + (x - images).clamp(-epsilon, epsilon)).clamp(0, 1)
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

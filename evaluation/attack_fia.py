@@ -2,7 +2,7 @@
 
 import torch
 
-from pdtool.evaluation.attack_common import frozen, gradient
+from pdtool.evaluation.attack_common import frozen, gradient, within
 from pdtool.evaluation.attack_features import features_of, middle_layer
 
 __all__ = ["fia"]
@@ -44,5 +44,5 @@ def fia(
         for _ in range(steps):
             _, slope = gradient(weight, x)
             running = momentum * running + slope / (slope.abs().mean(dim=(1, 2, 3), keepdim=True) + 1e-30)
-            x = (images + (x + step * running.sign() - images).clamp(-epsilon, epsilon)).clamp(0, 1)
+            x = within(x + step * running.sign(), images, epsilon)
     return x

@@ -13,7 +13,9 @@ import torch
 from pdtool.evaluation.attack_common import device_of, frozen, logits_of, other_class
 from pdtool.extras import require
 
-__all__ = ["bim", "cw", "deepfool", "fgsm", "library", "mim", "pgd"]
+__all__ = ["SMALLER_LEADS", "bim", "cw", "deepfool", "fgsm", "library", "mim", "pgd"]
+
+SMALLER_LEADS = "where the confidence was out of reach a smaller lead was taken: half of it, a quarter and so on to 0"
 
 
 def library() -> ModuleType:

@@ -2,7 +2,7 @@
 
 import torch
 
-from pdtool.evaluation.attack_common import frozen, gradient
+from pdtool.evaluation.attack_common import frozen, gradient, within
 from pdtool.evaluation.attack_features import features_of, middle_layer
 
 __all__ = ["ila"]
@@ -35,7 +35,7 @@ def ila(
         base = images
         for _ in range(base_steps):
             _, slope = gradient(entropy, base)
-            base = (images + (base + base_step * slope.sign() - images).clamp(-base_epsilon, base_epsilon)).clamp(0, 1)
+            base = within(base + base_step * slope.sign(), images, base_epsilon)
         with torch.no_grad():
             clean = features_of(net, layer, images)[0]
             wanted = (features_of(net, layer, base)[0] - clean).flatten(1)
@@ -46,5 +46,5 @@ def ila(
         x = images
         for _ in range(steps):
             _, slope = gradient(projection, x)
-            x = (images + (x + step * slope.sign() - images).clamp(-epsilon, epsilon)).clamp(0, 1)
+            x = within(x + step * slope.sign(), images, epsilon)
     return x

@@ -2,7 +2,7 @@
 
 import torch
 
-from pdtool.evaluation.attack_common import frozen, gradient, logits_of, margin, other_class
+from pdtool.evaluation.attack_common import frozen, gradient, logits_of, margin, other_class, within
 
 __all__ = ["pgd_margin"]
 
@@ -38,6 +38,5 @@ def pgd_margin(
             highest = torch.where(better, values, highest)
             best = torch.where(better[:, None, None, None], x, best)
             if taken < steps:
-                x = images + (x + step * slope.sign() - images).clamp(-epsilon, epsilon)
-                x = x.clamp(0, 1)
+                x = within(x + step * slope.sign(), images, epsilon)
     return best.detach()

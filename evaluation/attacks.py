@@ -20,7 +20,7 @@ from pdtool.evaluation.attack_apgd import apgd_ce, apgd_dlr
 from pdtool.evaluation.attack_art import one_pixel, toolbox
 from pdtool.evaluation.attack_common import Setting, device_of, frozen, read_settings, spec_of
 from pdtool.evaluation.attack_fia import fia
-from pdtool.evaluation.attack_foolbox import bim, cw, deepfool, fgsm, library, mim, pgd
+from pdtool.evaluation.attack_foolbox import SMALLER_LEADS, bim, cw, deepfool, fgsm, library, mim, pgd
 from pdtool.evaluation.attack_ila import ila
 from pdtool.evaluation.attack_jsma import jsma
 from pdtool.evaluation.attack_local_search import local_search
@@ -68,7 +68,7 @@ ATTACKS: dict[str, Attack] = {
         Attack(
             "bim",
             bim,
-            "signed gradient steps (L-inf)",
+            "signed gradient steps, the last point (L-inf)",
             "Kurakin et al. 2017",
             {"epsilon": 0.03, "step": 0.006, "steps": 10, "targeted": False},
             "foolbox",
@@ -76,7 +76,7 @@ ATTACKS: dict[str, Attack] = {
         Attack(
             "pgd",
             pgd,
-            "projected gradient steps from a random start (L-inf)",
+            "projected gradient steps from a random start, the last point (L-inf)",
             "Madry et al. 2018",
             {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10, "targeted": False},
             "foolbox",
@@ -84,14 +84,14 @@ ATTACKS: dict[str, Attack] = {
         Attack(
             "pgd-margin",
             pgd_margin,
-            "projected gradient steps on the difference of logits (L-inf)",
+            "projected gradient steps on the difference of logits, the best point (L-inf)",
             "Carlini and Wagner 2017; Madry et al. 2018",
             {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10, "targeted": False},
         ),
         Attack(
             "mim",
             mim,
-            "signed steps along a running sum of gradients (L-inf)",
+            "signed steps along a running sum of gradients, the last point (L-inf)",
             "Dong et al. 2018",
             {"epsilon": 8 / 255, "step": 0.8 / 255, "steps": 10, "momentum": 1.0, "targeted": False},
             "foolbox",
@@ -99,14 +99,14 @@ ATTACKS: dict[str, Attack] = {
         Attack(
             "apgd-ce",
             apgd_ce,
-            "AutoAttack's PGD with steps that adapt, on the cross-entropy (L-inf)",
+            "AutoAttack's PGD with steps that adapt, on the cross-entropy, the best point (L-inf)",
             "Croce and Hein 2020",
             {"epsilon": 8 / 255, "steps": 100},
         ),
         Attack(
             "apgd-dlr",
             apgd_dlr,
-            "AutoAttack's PGD with steps that adapt, on the ratio of logits (L-inf)",
+            "AutoAttack's PGD with steps that adapt, on the ratio of logits, the best point (L-inf)",
             "Croce and Hein 2020",
             {"epsilon": 8 / 255, "steps": 100},
         ),
@@ -267,6 +267,7 @@ def run_attack(
             "seed": seed,
             "batch": batch,
             "images_given": len(images),
+            **({"note": SMALLER_LEADS} if attack.settings.get("confidence") else {}),
             **(provenance or {}),
         },
     )

@@ -14,7 +14,7 @@ from pdtool.evaluation.attack_apgd import checkpoints, dlr
 from pdtool.evaluation.attack_common import other_class
 from pdtool.evaluation.attack_features import features_of, middle_layer
 from pdtool.evaluation.attack_jsma import jsma
-from pdtool.evaluation.attack_local_search import wrapped
+from pdtool.evaluation.attack_local_search import local_search, wrapped
 from pdtool.evaluation.attack_square import share_at, square
 from pdtool.evaluation.attacked import Attacked
 from pdtool.evaluation.attacks import run_attack
@@ -111,6 +111,29 @@ def test_local_search_changes_at_most_its_pixels(images: Scans, attack) -> None:
     assert attack("local-search:p=0,t=3,rounds=8").success.sum() > found.success.sum()
 
 
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_local_search_takes_the_pixels_that_brute_force_takes(net: torch.nn.Module, images: Scans, p: float) -> None:
+    """A pixel is tried at grey + p, or at grey - p if it is darker than grey: at 1.5 and -0.5 for the paper's p."""
+    given = torch.from_numpy(as_input(images[:3]))
+    truth = net(given).argmax(1)
+    found = local_search(
+        net, given, truth, p=p, r=1.5, d=5, t=4, k=1, rounds=1, seeds=1.0, candidates=256
+    )  # fmt: skip
+    for image, label, made in zip(given, truth, found, strict=True):
+        chances = []
+        for row in range(16):
+            for column in range(16):
+                trial = image.clone()
+                trial[0, row, column] = 0.5 + p if image[0, row, column] >= 0.5 else 0.5 - p
+                with torch.no_grad():
+                    chances.append((net(trial[None]).softmax(1)[0, label].item(), row, column))
+        wanted = image.clone()
+        for _, row, column in sorted(chances)[:4]:
+            far = 1.5 * (image[0, row, column].item() - 0.5)
+            wanted[0, row, column] = 0.5 + (far - 1 if far > 0.5 else far + 1 if far < -0.5 else far)
+        assert torch.allclose(made, wanted, atol=1e-6) and not torch.equal(made, image)
+
+
 def test_what_leaves_the_range_comes_in_on_the_other_side() -> None:
     pixels = torch.tensor([0.0, 0.25, 0.5, 0.8, 0.9, 1.0])
     assert torch.allclose(wrapped(pixels, 1.5), torch.tensor([0.75, 0.125, 0.5, 0.95, 0.1, 0.25]))
@@ -130,15 +153,16 @@ def test_feature_attacks_bound_the_change_and_not_the_image(images: Scans, attac
 def test_fia_weakens_and_ila_moves_the_middle_layer(net: torch.nn.Module, images: Scans, attack) -> None:
     layer = middle_layer(net, torch.from_numpy(as_input(images)), 0.5)
 
-    def moved(found: Attacked) -> float:
+    def change(found: Attacked) -> torch.Tensor:
         given = (images[found.source], found.images)
         with torch.no_grad():
             clean, now = (features_of(net, layer, torch.from_numpy(as_input(x)))[0] for x in given)
-        return float((now - clean).flatten(1).norm(dim=1).mean())
+        return (now - clean).flatten(1)
 
-    bim = attack("bim:epsilon=0.05,step=0.01")
-    pushed = attack("ila:epsilon=0.05,step=0.01,base_epsilon=0.05,base_step=0.01")
-    assert moved(pushed) > moved(bim)
+    way = change(attack("bim:epsilon=0.05,step=0.01"))
+    pushed = change(attack("ila:epsilon=0.05,step=0.01,base_epsilon=0.05,base_step=0.01"))
+    further = (pushed * way).sum(dim=1) / (way**2).sum(dim=1)  # 1: as far along BIM's way as BIM itself
+    assert further.min() > 1 and further.mean() > 1.1
     noise = attack("fia:epsilon=0.05,step=0.01,masks=1,drop=1")  # all black: no importance to learn from an image
     assert attack("fia:epsilon=0.05,step=0.01").success.mean() > noise.success.mean()
 

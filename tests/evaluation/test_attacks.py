@@ -364,6 +364,7 @@ def test_more_confidence_is_more_confidence(net: torch.nn.Module, images: Scans,
         with torch.no_grad():
             led = margin(net(torch.from_numpy(as_input(found.images))), torch.from_numpy(found.labels)).numpy()
         assert found.success.mean() > 0.9
+        assert ("smaller lead was taken" in found.provenance.get("note", "")) == (confidence > 0)
         assert (
             led[found.success] > 0.99 * confidence - 0.01
         ).mean() > 0.4  # the rest comes near: to half of it or less
