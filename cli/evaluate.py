@@ -30,11 +30,18 @@ def evaluate(
         ),
     ] = None,
     preset: Annotated[
-        list[str] | None, typer.Option(help="A set of attacks: quick, strong, ...; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="A set of attacks: quick, strong, paper-access2021, paper-icml2021, paper-sors, paper-2018; may be "
+            "given several times."
+        ),
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(help="A benign change, such as noise or jpeg:quality=50, or all: how often is it flagged?"),
+        typer.Option(
+            help="A benign change, or all: noise, gaussian, jpeg, blur, contrast, stretch, brightness; with a setting "
+            "if wanted, e.g. jpeg:quality=50. How often is it flagged?"
+        ),
     ] = None,
     foreign: Annotated[
         list[str] | None, typer.Option(metavar="DATA", help="Images of other classes: how often are they flagged?")
@@ -45,7 +52,10 @@ def evaluate(
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Another detector on the same images, or all; fitted on --baseline-data."),
+        typer.Option(
+            help="Another detector on the same images, or all: softmax, squeezing, lid, mahalanobis; fitted on "
+            "--baseline-data."
+        ),
     ] = None,
     baseline_data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Clean labelled images that baselines are fitted on (training).")
@@ -173,8 +183,9 @@ def evaluate(
     if json:
         emit(result)
         return
-    from pdtool.evaluation.report_words import summary
+    from pdtool.evaluation.report_words import labels, summary
 
+    called = labels(result.attacks)
     every, wrong = result.clean.every, result.clean.wrong
     rows: list[tuple[object, ...]] = [
         ("clean", *_frames(every), "", "", "", number(every.models_used.value), number(every.cost.value)),
@@ -184,7 +195,7 @@ def evaluate(
         own = a.graded if result.subject.evidence == "graded" else a.lcr
         told = (number(own.auroc.value, 3), percent(own.tpr_5.share), percent(a.corrected.share))
         spent = (number(a.frames.models_used.value), number(a.frames.cost.value))
-        rows.append((f"attacked: {a.name}", *_frames(a.frames), *told, *spent))
+        rows.append((f"attacked: {called[a.name]}", *_frames(a.frames), *told, *spent))
     for b in result.benign:
         spent = (number(b.frames.models_used.value), number(b.frames.cost.value))
         name = f"control: {b.name}" if b.kind == "control" else b.name
