@@ -21,7 +21,7 @@ from pdtool.evaluation.results import (
     WorstCase,
     WrongResult,
 )
-from pdtool.evaluation.screening import Screened
+from pdtool.evaluation.screening import Screened, fooled
 
 __all__ = [
     "FEW",
@@ -42,16 +42,17 @@ Floats = NDArray[np.float64]
 
 
 def count_frames(screened: Screened, chosen: Chosen) -> Frames:
-    """What screening made of the chosen frames (N,)."""
-    used = screened.used[chosen]
+    """What screening made of the chosen frames (N,). What they asked and cost is that of the screened ones alone."""
+    judged = chosen & screened.screened
+    used = screened.used[judged]
     return Frames(
-        count=len(used),
+        count=int(chosen.sum()),
         cleared=rate((screened.screened & ~screened.flagged)[chosen]),
         flagged=rate(screened.flagged[chosen]),
         unscreened=int((~screened.screened[chosen]).sum()),
         models_used=mean_of(used),
         most_models_used=int(used.max(initial=0)),
-        cost=mean_of(screened.cost[chosen], least=1.0),
+        cost=mean_of(screened.cost[judged], least=1.0),
         label_change_rate=mean_of(screened.lcr()[chosen], most=1.0),
     )
 
@@ -106,9 +107,9 @@ def attack_result(
     name: str, attack: Attack, file: FileEntry, given: int, found: Attacked, screened: Screened, clean: Screened
 ) -> AttackResult:
     """One attack's images, in the torch net (`found`) and through the bundle; `given`: images that it was given."""
-    fooled = screened.wrong
-    caught = fooled & screened.flagged
-    lcr, graded = screened.lcr()[fooled], screened.mean_graded()[fooled]
+    won, right = fooled(screened, clean), ~clean.wrong[screened.source]
+    caught = won & screened.flagged
+    lcr, graded = screened.lcr()[won], screened.mean_graded()[won]
     return AttackResult(
         name=name,
         spec=attack.spec,
@@ -120,18 +121,20 @@ def attack_result(
         given=given,
         attacked=len(found),
         success=rate(found.success),
-        lost=int((found.success & ~fooled).sum()),
-        linf=mean_of(found.linf[fooled]),
-        l2=mean_of(found.l2[fooled]),
-        frames=count_frames(screened, fooled),
+        lost=int((found.success & ~screened.wrong).sum()),
+        wrong_before=int((~right).sum()),
+        evaded=rate((won & ~screened.flagged)[right]),
+        linf=mean_of(found.linf[won]),
+        l2=mean_of(found.l2[won]),
+        frames=count_frames(screened, won),
         lcr=separate(clean.lcr(), lcr),
         graded=separate(clean.mean_graded(), graded),
         lcr_right=separate(clean.lcr()[~clean.wrong], lcr),
-        asked=asked_curve(clean, screened, fooled),
+        asked=asked_curve(clean, screened, won),
         corrected=rate(screened.corrected[caught] == screened.truth[caught]),
-        majority=rate((screened.majority == screened.truth)[fooled]),
-        failed_flagged=rate(screened.flagged[~fooled]),
-        diversity=diversity(screened.changed[fooled]),
+        majority=rate((screened.majority == screened.truth)[won]),
+        failed_flagged=rate(screened.flagged[right & ~won]),
+        diversity=diversity(screened.changed[won]),
     )
 
 
@@ -146,13 +149,24 @@ def wrong_result(clean: Screened) -> WrongResult:
 
 
 def worst_case(clean: Screened, attacked: Sequence[Screened]) -> WorstCase:
-    """For every image that some attack fooled the original with, the attack that is seen least."""
-    sources = [each.source[each.wrong] for each in attacked]
-    images, caught = worst_per_input(sources, [each.flagged[each.wrong].astype(np.float64) for each in attacked])
-    _, lcr = worst_per_input(sources, [each.lcr()[each.wrong] for each in attacked])
-    _, graded = worst_per_input(sources, [each.mean_graded()[each.wrong] for each in attacked])
+    """For every image the attack that does best: of all that were attacked, and of those that some attack fooled."""
+    right = [~clean.wrong[each.source] for each in attacked]
+    won = [fooled(each, clean) for each in attacked]
+    stopped = [~(wins & ~each.flagged) for wins, each in zip(won, attacked, strict=True)]
+    _, safe = worst_per_input(
+        [each.source[of] for each, of in zip(attacked, right, strict=True)],
+        [each[of].astype(np.float64) for each, of in zip(stopped, right, strict=True)],
+    )
+    sources = [each.source[wins] for each, wins in zip(attacked, won, strict=True)]
+
+    def lowest(values: Sequence[Floats]) -> Floats:
+        return worst_per_input(sources, [of[wins] for of, wins in zip(values, won, strict=True)])[1]
+
+    caught = lowest([each.flagged.astype(np.float64) for each in attacked])
+    lcr, graded = lowest([each.lcr() for each in attacked]), lowest([each.mean_graded() for each in attacked])
     return WorstCase(
-        inputs=len(images),
+        evaded=rate(safe == 0),
+        inputs=len(caught),
         caught=rate(caught == 1),
         lcr=separate(clean.lcr(), lcr),
         graded=separate(clean.mean_graded(), graded),
@@ -160,10 +174,18 @@ def worst_case(clean: Screened, attacked: Sequence[Screened]) -> WorstCase:
 
 
 def overall(results: Sequence[AttackResult], evidence: str) -> Overall:
-    """Means and the worst over the attacks that fooled the original on at least `FEW` images."""
+    """Means and the worst over the attacks that fooled the original on at least `FEW` images.
+
+    What evades most is sought among those that were given as many, whether or not they fooled the original.
+    """
     enough = [a for a in results if a.frames.count >= FEW]
+    tried = [a for a in results if a.evaded.count >= FEW]
+    most = max(tried, key=lambda a: a.evaded.share or 0.0, default=None)
+    most_evading, most_evaded = (most.name, most.evaded) if most is not None else (None, None)
     if not enough:
         return Overall(
+            most_evading=most_evading,
+            most_evaded=most_evaded,
             attacks=0,
             too_few=tuple(a.name for a in results),
             mean_auroc=None,
@@ -177,6 +199,8 @@ def overall(results: Sequence[AttackResult], evidence: str) -> Overall:
     worst = min(enough, key=lambda a: a.frames.flagged.share or 0.0)
     lowest = min(areas, key=lambda name: areas[name].auroc.value or 0.0)
     return Overall(
+        most_evading=most_evading,
+        most_evaded=most_evaded,
         attacks=len(enough),
         too_few=tuple(a.name for a in results if a not in enough),
         mean_auroc=mean_of(np.array([a.lcr.auroc.value for a in enough], dtype=float)).value,

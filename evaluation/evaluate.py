@@ -31,8 +31,9 @@ from pdtool.evaluation.mixed import mixed_stream
 from pdtool.evaluation.report import Evidence, html_report
 from pdtool.evaluation.report_markdown import markdown_report
 from pdtool.evaluation.results import Evaluation
-from pdtool.evaluation.screening import screen_set
+from pdtool.evaluation.screening import fooled, screen_set
 from pdtool.evaluation.subject import machine_here, subject_of
+from pdtool.extras import require
 from pdtool.files import npz_bytes, sha256_file, write_atomic
 from pdtool.images import size_of
 from pdtool.jsonform import encode
@@ -107,11 +108,14 @@ def evaluate_bundle(
     torch attacks: cpu, cuda or auto. `command` is printed in the reports.
 
     Raises InputError for a bundle that is not this pool's, for the images the pool was made on, and for data that does
-    not fit; UsageError for an unknown attack; what opening bundle and pool raises.
+    not fit; UsageError for an unknown attack; MissingError for a package that the report needs, before
+    anything is attacked; what opening bundle and pool raises.
     """
     chosen, controls = choose_attacks(attacks, extras.presets), choose_controls(extras.controls)
     limits = attack_limits([f"{name}={count}" for name, count in extras.limits.items()])
     baselines, place = _baselines(extras), pick_device(attack_on)
+    for module in ("jinja2", "matplotlib", "PIL.Image"):  # said now, not after hours of attacks
+        require(module, "write the report")
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool, model=model)
     calibration = opened.calibration
@@ -172,7 +176,8 @@ def evaluate_bundle(
         rows: tuple[BaselineResult, ...] = ()
         if fit is not None:
             with clock.step("baselines"):
-                fooling = {name: s.images[s.wrong] for name, s in screened.items() if s.wrong.any()}
+                won = {name: fooled(s, clean) for name, s in screened.items()}
+                fooling = {name: s.images[won[name]] for name, s in screened.items() if won[name].any()}
                 rows = run_baselines(
                     baselines, job.net.to("cpu"), fit, clean_data.images, fooling, seed=seed, batch=batch, watch=watch
                 )

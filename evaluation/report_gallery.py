@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pdtool.evaluation.chosen import evenly
 from pdtool.evaluation.pictures import png_data_uri
-from pdtool.evaluation.screening import Screened
+from pdtool.evaluation.screening import Screened, fooled
 from pdtool.images import Images, as_input
 
 __all__ = ["Evidence", "Gallery", "galleries"]
@@ -62,13 +62,13 @@ def galleries(evidence: Evidence, called: Mapping[str, str]) -> Iterator[Gallery
     clean, classes = evidence.clean, evidence.classes
     clean_at = {int(source): i for i, source in enumerate(clean.source)}
     for a in evidence.attacked:
-        fooled = a.wrong
+        won = fooled(a, clean)
         for title, chosen in (
-            (f"{called[a.name]}: flagged", fooled & a.flagged),
-            (f"{called[a.name]}: missed", fooled & ~a.flagged),
+            (f"{called[a.name]}: flagged", won & a.flagged),
+            (f"{called[a.name]}: missed", won & ~a.flagged),
         ):
             cards = [_card(a, i, classes, clean.images[clean_at[int(a.source[i])]]) for i in _some(chosen, SHOWN)]
-            note = f"{int(chosen.sum())} of the {int(fooled.sum())} attacked frames that fool the original"
+            note = f"{int(chosen.sum())} of the {int(won.sum())} attacked frames that fool the original"
             yield Gallery(title, note, tuple(cards))
     right, wrong = ~clean.wrong, clean.wrong
     for title, chosen, among, what in (

@@ -11,6 +11,7 @@ from pdtool.evaluation.metrics import roc_curve, worst_per_input
 from pdtool.evaluation.report_gallery import Evidence
 from pdtool.evaluation.report_words import labels
 from pdtool.evaluation.results import Evaluation
+from pdtool.evaluation.screening import fooled
 
 __all__ = ["cost_curves", "histograms", "roc_curves"]
 
@@ -24,28 +25,31 @@ def roc_curves(evaluation: Evaluation, evidence: Evidence) -> str:
     """Every attack's ROC by label change rate and by mean graded evidence, the axis of false alarms logarithmic.
 
     Steps: between two thresholds nothing is interpolated, so that a curve's height is the TPR at that FPR or below. A
-    thick line is the worst attack of each image.
+    thick line is the worst attack of each image that any attack fooled.
     """
     clean, called = evidence.clean, labels(evaluation.attacks)
-    attacked = [each for each in evidence.attacked if each.wrong.any()]
-    least = 1 / max(len(clean), 2)
+    attacked = [(each, won) for each in evidence.attacked if (won := fooled(each, clean)).any()]
+    lcr, graded = [s.lcr()[won] for s, won in attacked], [s.mean_graded()[won] for s, won in attacked]
+    # Left of any curve's first step and of the 1 % line: a share of none has no place on a logarithmic axis
+    least = min(0.5 / max(len(clean), 2), 0.01)
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, title, below, above in (
-            (panels[0], "Label change rate of all members", clean.lcr(), [s.lcr()[s.wrong] for s in attacked]),
-            (panels[1], "Mean graded evidence", clean.mean_graded(), [s.mean_graded()[s.wrong] for s in attacked]),
+            (panels[0], "Label change rate of all members", clean.lcr(), lcr),
+            (panels[1], "Mean graded evidence", clean.mean_graded(), graded),
         ):
             if len(attacked) > 1:
-                _, worst = worst_per_input([s.source[s.wrong] for s in attacked], above)
-                _step(axes, below, worst, least, color=INK, linewidth=3, alpha=0.55, label="worst of each image")
-            for i, (frames, scores) in enumerate(zip(attacked, above, strict=True)):
+                _, worst = worst_per_input([s.source[won] for s, won in attacked], above)
+                name = f"worst of each image that any attack fooled (n = {len(worst)})"
+                _step(axes, below, worst, least, color=INK, linewidth=3, alpha=0.55, label=name)
+            for i, ((frames, _), scores) in enumerate(zip(attacked, above, strict=True)):
                 label = f"{called[frames.name]} (n = {len(scores)})"
                 _step(axes, below, scores, least, color=colour(i), linestyle=_dash(i), linewidth=1.8, label=label)
             for at in (0.01, 0.05):
                 axes.axvline(at, color=INK, linestyle=":", linewidth=0.8)
             log_scale(axes, "x")
-            axes.set_xlim(min(least, 0.01), 1)
+            axes.set_xlim(least, 1)
             axes.set_ylim(0, 1.01)
             axes.set_xlabel(f"share of clean frames flagged (n = {len(clean)}); dotted: 1 % and 5 %")
             axes.set_title(title, loc="left", fontsize=10)
@@ -94,7 +98,7 @@ def histograms(evaluation: Evaluation, evidence: Evidence) -> str:
     bins = list((np.arange(members + 2) - 0.5) / members) if members <= 40 else list(np.linspace(0, 1, 41))
     wrong = evidence.clean.wrong
     called = labels(evaluation.attacks)
-    sets = [(called[s.name], s.lcr()[s.wrong]) for s in evidence.attacked if s.wrong.any()]
+    sets = [(called[s.name], s.lcr()[won]) for s in evidence.attacked if (won := fooled(s, evidence.clean)).any()]
     if wrong.any():
         sets.append(("wrongly labelled", evidence.clean.lcr()[wrong]))
 
@@ -126,7 +130,7 @@ def histograms(evaluation: Evaluation, evidence: Evidence) -> str:
 def _step(axes: Any, clean: Floats, attacked: Floats, least: float, **style: Any) -> None:
     fpr, tpr = roc_curve(clean, attacked)
     highest: Floats = np.maximum.accumulate(tpr)
-    axes.plot(np.maximum(fpr, least / 2), highest, drawstyle="steps-post", **style)
+    axes.plot(np.maximum(fpr, least), highest, drawstyle="steps-post", **style)
 
 
 def _dash(i: int) -> str:

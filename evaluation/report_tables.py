@@ -19,15 +19,17 @@ def _caught(e: Evaluation) -> Table:
     rows: list[tuple[Cell, ...]] = []
     w = e.worst_case
     if w.inputs:
-        what = ("worst attack of each image", "flagged: all attacks that succeeded on the image were")
-        rows.append((what, (str(w.inputs), ""), EMPTY, share(w.caught), *_separation(w.lcr, w.graded)))
+        what = ("worst attack of each image", "n and all but the first figure: of images that any attack fooled")
+        found = (str(w.inputs), "")
+        rows.append((what, share(w.evaded), found, EMPTY, share(w.caught), *_separation(w.lcr, w.graded)))
     clean = e.clean
     for name, frames in (("clean", clean.every), ("  original right", clean.right), ("  original wrong", clean.wrong)):
-        rows.append(((name, ""), (str(frames.count), ""), EMPTY, share(frames.flagged), *([EMPTY] * 6)))
+        rows.append(((name, ""), EMPTY, (str(frames.count), ""), EMPTY, share(frames.flagged), *([EMPTY] * 6)))
     for called, a in by_group(e, rows):
         rows.append(
             (
                 (called, f"{a.description}; {a.spec}"),
+                share(a.evaded),
                 (str(a.frames.count), ""),
                 share(a.success),
                 share(a.frames.flagged),
@@ -38,20 +40,33 @@ def _caught(e: Evaluation) -> Table:
         rows.append((("not attacked at all", ""),))
         what = ("wrongly labelled", "clean images that the original gets wrong, against those that it gets right")
         n, wrong = (str(e.wrong.frames.count), ""), share(e.wrong.frames.flagged)
-        rows.append((what, n, EMPTY, wrong, *_separation(e.wrong.lcr, e.wrong.graded)))
+        rows.append((what, EMPTY, n, EMPTY, wrong, *_separation(e.wrong.lcr, e.wrong.graded)))
     scores = [
         f"{what}, {score}" for score in ("LCR", "graded") for what in ("AUROC", "TPR at 1 % FPR", "TPR at 5 % FPR")
     ]
     return Table(
         "What is caught",
-        ("frames", "n", "fooled the original", "flagged", *scores),
+        ("frames", "evaded, of all images attacked", "n", "fooled the original", "flagged", *scores),
         tuple(rows),
-        "Attacked frames count where they fool the exported original. Flagged: by the calibrated test (what papers "
-        "call detection accuracy). AUROC and TPR ask every member and tell such frames from all clean ones: by the "
-        "label change rate (LCR), and by the mean graded evidence, 1 - the member's probability of the original's "
+        "Evaded: labelled wrongly and not flagged, of all images attacked that the exported original gets right "
+        "unattacked. The rest is of the n frames that fool it. Flagged: by the calibrated test (what papers call "
+        "detection accuracy); of the worst attack of each image, where every attack that fooled the image was flagged: "
+        "a weak attack that is seen adds to those n, so that this share may be better than that of one attack. AUROC "
+        "and TPR ask every member and tell such frames from all clean ones: by the label change rate (LCR), and by the "
+        "mean graded evidence, 1 - the member's probability of the original's "
         f"label (temperatures: {e.subject.temperatures}). A TPR at x % FPR counts frames strictly above the lowest "
         "threshold that at most x % of the clean frames pass; where clean frames tie, fewer pass, and nothing is "
-        "interpolated.",
+        f"interpolated.{_unscreened(e)}",
+    )
+
+
+def _unscreened(e: Evaluation) -> str:
+    clean, attacked = e.clean.every.unscreened, sum(a.frames.unscreened for a in e.attacks)
+    if not clean + attacked:
+        return ""
+    return (
+        f" Unscreened: {clean} clean and {attacked} attacked frames; they count in n as not flagged, and not "
+        "in members asked and forward passes."
     )
 
 
@@ -125,8 +140,8 @@ def _curve(e: Evaluation) -> Table:
         "What asking more members buys",
         ("AUROC, and TPR at 5 % FPR", *(f"{p.members} asked ({number(p.cost, 2)} passes)" for p in steps)),
         tuple(rows),
-        f"The first members of this session's order (seed {e.seed}), without a sequential test; intervals are in "
-        "report.json.",
+        f"A test of fixed size: the first n members asked, in this session's order (seed {e.seed}), and no sequential "
+        "test; intervals are in report.json.",
     )
 
 
@@ -140,6 +155,7 @@ def _attacks(e: Evaluation) -> Table:
             average(a.linf, 3),
             average(a.l2, 3),
             (str(a.lost), ""),
+            (str(a.wrong_before), ""),
             share(a.failed_flagged),
             (a.file.path, a.file.sha256[:12]),
         )
@@ -155,11 +171,13 @@ def _attacks(e: Evaluation) -> Table:
             "L-inf change",
             "L2 change",
             "undone by the export",
+            "wrong before by the export",
             "failed, flagged all the same",
             f"file in {e.images}",
         ),
         tuple(rows),
-        "Only images that the original classifies correctly are attacked. Pixels lie in [0, 1]: 8/255 = 0.031. "
+        "Only images that the original classifies correctly are attacked; those that the exported original gets wrong "
+        "all the same, unattacked, count neither as fooled nor as withstood. Pixels lie in [0, 1]: 8/255 = 0.031. "
         "Changes are those of the frames that fool the exported original.",
     )
 

@@ -88,23 +88,31 @@ def _setting(value: float) -> str:
 
 
 def summary(e: Evaluation) -> tuple[str, ...]:
-    """What a reader should take along, the worst attack first, a sentence a line."""
+    """What a reader should take along, what the worst attack of each image gets first, a sentence a line."""
     o, w, clean = e.overall, e.worst_case, e.clean.every
     lines, called = [], labels(e.attacks)
+    if w.evaded.count:
+        who = "who tries every attack on each image" if len(e.attacks) > 1 else f"with {e.attacks[0].spec}"
+        lines.append(
+            f"An attacker {who} gets {counted(w.evaded.events, w.evaded.count)} of the images attacked past the "
+            f"screener, labelled wrongly and not flagged {span(w.evaded)}."
+        )
+    if o.most_evaded is not None and len(e.attacks) > 1:
+        spec = next(a.spec for a in e.attacks if a.name == o.most_evading)
+        lines.append(
+            f"Of the attacks alone {spec} gets most past it: {counted(o.most_evaded.events, o.most_evaded.count)} of "
+            f"the images that it attacked {span(o.most_evaded)}."
+        )
     if o.worst is not None and o.worst_flagged is not None and o.worst_area is not None:
         spec = next(a.spec for a in e.attacks if a.name == o.worst)
         lines.append(
-            f"The worst of {o.attacks} attacks counts: of the frames that {spec} fooled the original with, "
-            f"{counted(o.worst_flagged.events, o.worst_flagged.count)} were flagged {span(o.worst_flagged)}; the "
-            f"lowest AUROC is {number(o.worst_area.value, 3)} {span(o.worst_area, 3)}, of "
-            f"{called[o.worst_auroc or o.worst]}."
+            f"Of the frames that {spec} fooled the original with, "
+            f"{counted(o.worst_flagged.events, o.worst_flagged.count)} were flagged {span(o.worst_flagged)}"
+            + (f", the fewest of {o.attacks} attacks; the lowest AUROC is " if o.attacks > 1 else "; the AUROC is ")
+            + f"{number(o.worst_area.value, 3)} {span(o.worst_area, 3)}"
+            + (f", of {called[o.worst_auroc or o.worst]}." if o.attacks > 1 else ".")
         )
-    if w.inputs:
-        lines.append(
-            f"An attacker who tries all of them on each image fools the original on {w.inputs} images and stays "
-            f"unflagged with at least one on {counted(w.inputs - w.caught.events, w.inputs)}."
-        )
-    if o.attacks:
+    if o.attacks > 1:
         mean = o.mean_auroc_graded if e.subject.evidence == "graded" else o.mean_auroc
         lines.append(f"Mean AUROC over the attacks: {number(mean, 3)} ({_evidence(e)}).")
     if o.too_few:
@@ -116,6 +124,12 @@ def summary(e: Evaluation) -> tuple[str, ...]:
         f"{number(clean.cost.value)} forward passes of the original."
     )
     harmed = [b for b in e.benign if b.kind == "control" and b.frames.flagged.share is not None]
+    spoilt = sum(a.wrong_before for a in e.attacks)
+    if spoilt:
+        lines.append(
+            f"The exported original gets some images wrong before anything is done to them, {spoilt} over all attacks: "
+            "they count neither as fooled nor as withstood."
+        )
     if harmed:
         most = max(harmed, key=lambda b: b.frames.flagged.share or 0.0)
         lines.append(

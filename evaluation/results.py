@@ -75,10 +75,10 @@ class Frames:
     count: int
     cleared: Rate
     flagged: Rate
-    unscreened: int
-    models_used: Mean  # members asked a frame
+    unscreened: int  # in `count`, and in no figure below but the label change rate
+    models_used: Mean  # members asked a screened frame
     most_models_used: int
-    cost: Mean  # forward passes of the original a frame (MACs)
+    cost: Mean  # forward passes of the original a screened frame (MACs)
     label_change_rate: Mean  # all members asked
 
 
@@ -126,9 +126,11 @@ class CleanResult:
 class AttackResult:
     """One attack on the original, and its images through the exported bundle.
 
-    `frames` and everything below it count the attacked images that fool the exported original: `success` is judged
-    on the torch net, `lost` of those no longer fool the exported one. Scores are told from those of every clean image,
-    in `lcr_right` from those of the clean images that the original gets right alone, which flatters.
+    `frames` and everything below it count the attacked images that fool the exported original, which gets their clean
+    images right: `success` is judged on the torch net, `lost` of those no longer fool the exported one, and
+    `wrong_before` of the images attacked it gets wrong unattacked, so that they count neither way. Scores are told from
+    those of every clean image, in `lcr_right` from those of the clean images that the original gets right alone, which
+    flatters.
     """
 
     name: str
@@ -142,6 +144,8 @@ class AttackResult:
     attacked: int  # of those, images that the original classified correctly
     success: Rate
     lost: int
+    wrong_before: int
+    evaded: Rate  # wrong label and not flagged, of all images attacked but `wrong_before`
     linf: Mean  # largest change of a pixel, pixels in [0, 1]
     l2: Mean  # Euclidean length of the change
     frames: Frames
@@ -166,11 +170,15 @@ class WrongResult:
 
 @dataclass(frozen=True, kw_only=True)
 class WorstCase:
-    """Every image that at least one attack fooled the original with, and for each the attack that is seen least.
+    """For each image the attack that does best.
 
-    `caught`: all attacks that succeeded on the image were flagged. The scores are the lowest of each image.
+    `evaded` is of every image attacked that the exported original gets right unattacked: an attack at least changed its
+    label and was not flagged. The rest is of the `inputs`, those that an attack fooled the original on, flagged or not:
+    an attack that is weak and seen adds to them, so that their shares may be better than those of one attack. `caught`:
+    every attack that fooled the original on the image was flagged. The scores are the lowest of each image.
     """
 
+    evaded: Rate
     inputs: int
     caught: Rate
     lcr: Separation
@@ -179,8 +187,13 @@ class WorstCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Overall:
-    """Over the attacks that fooled the original on enough images to say something; the others are named."""
+    """Over the attacks that fooled the original on enough images to say something; the others are named.
 
+    `most_evading` is the attack with the largest share `evaded`, of those given enough images.
+    """
+
+    most_evading: str | None
+    most_evaded: Rate | None
     attacks: int
     too_few: tuple[str, ...]
     mean_auroc: float | None  # of the label change rate
@@ -225,7 +238,7 @@ class CompareResult:
 class Evaluation:
     """`report.json`. Everything but `seconds` is the same for the same seed on the same machine."""
 
-    FORMAT: ClassVar[str] = "pdtool.evaluation/2"
+    FORMAT: ClassVar[str] = "pdtool.evaluation/3"
     pdtool: str
     command: str  # as it was typed; empty from Python
     machine: Machine

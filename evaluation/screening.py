@@ -14,7 +14,7 @@ from pdtool.images import Images
 from pdtool.runtime.screener import Screener
 from pdtool.runtime.votes import collect_votes
 
-__all__ = ["Screened", "screen_set"]
+__all__ = ["Screened", "fooled", "screen_set"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,16 @@ class Screened:
             counts[np.arange(len(self)), votes] += 1
         most: NDArray[np.int64] = counts.argmax(axis=1)
         return most
+
+
+def fooled(attacked: Screened, clean: Screened) -> NDArray[np.bool_]:
+    """(N,) attacked frames that the exported original gets wrong and whose clean image it gets right.
+
+    Attacks choose images that the torch net gets right. Another precision gets some of them wrong to begin with: its
+    own mistakes are nobody's success. `clean` holds all images that `attacked.source` counts in.
+    """
+    found: NDArray[np.bool_] = attacked.wrong & ~clean.wrong[attacked.source]
+    return found
 
 
 def screen_set(

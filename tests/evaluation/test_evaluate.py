@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pdtool.compress.folder import open_pool
 from pdtool.data import load_data
 from pdtool.decisions import Verdict
-from pdtool.errors import InputError, UsageError
+from pdtool.errors import InputError, MissingError, UsageError
 from pdtool.evaluation.evaluate import evaluate_bundle
 from pdtool.evaluation.metrics import threshold_at
 from pdtool.evaluation.results import Evaluation
@@ -141,6 +142,16 @@ def test_the_worst_attack_of_each_image_is_counted(evaluated: tuple[Path, Evalua
             lowest[image] = min(lowest.get(image, 1.0), float((of["votes"][i] != of["given"][i]).mean()))
             caught[image] = caught.get(image, True) and bool(of["flagged"][i])
     worst = result.worst_case
+    passed = {
+        int(i)
+        for a in result.attacks
+        for i in votes[f"{a.name}/source"][
+            (votes[f"{a.name}/given"] != votes[f"{a.name}/truth"]) & ~votes[f"{a.name}/flagged"]
+        ]
+    }
+    attacked = {int(i) for a in result.attacks for i in votes[f"{a.name}/source"]}
+    assert (worst.evaded.events, worst.evaded.count) == (len(passed), len(attacked))
+    assert all(a.wrong_before == 0 for a in result.attacks)  # fp32: what torch gets right the bundle gets right
     assert worst.inputs == len(lowest) and worst.caught.events == sum(caught.values())
     clean = (votes["clean/votes"] != votes["clean/given"][:, None]).mean(axis=1)
     pairs = [1.0 if x > y else 0.5 if x == y else 0.0 for x in lowest.values() for y in clean]
@@ -226,6 +237,16 @@ def test_what_cannot_be_evaluated_is_refused(workshop: Path, bundle: Path, tmp_p
     with pytest.raises(InputError, match="exists already"):
         evaluate_bundle(bundle, pool, "digits", out=out)
     assert (out / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib", "PIL.Image"])
+def test_a_package_that_the_report_needs_is_asked_for_before_the_attacks(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingError, match="write the report"):
+        evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())  # nor an attacked image
 
 
 def test_images_of_the_pool_or_of_the_calibration_are_refused(workshop: Path, tmp_path: Path) -> None:

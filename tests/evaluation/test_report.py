@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pdtool.artifacts import FileEntry
 from pdtool.decisions import Verdict
@@ -85,7 +86,7 @@ def _screened(name: str, given: list[int], truth: list[int], flagged: list[bool]
         name=name,
         images=rng.random((count, 8, 8, 3)).astype(np.float32),
         truth=np.array(truth),
-        source=np.arange(count) % 4,  # of four clean images
+        source=np.arange(count) if name == "clean" else np.arange(count) % 3,  # those that the original gets right
         verdicts=verdicts,
         given=np.array(given),
         order=tuple(f"m{i:03d}" for i in range(9)),
@@ -242,13 +243,17 @@ def test_numbers_stand_with_their_n(page: str) -> None:
 
 def test_the_worst_attack_comes_first(made: tuple[Evaluation, Evidence], page: str) -> None:
     evaluation, _ = made
-    first, second, *rest = summary(evaluation)
-    assert first.startswith("The worst of 1 attacks counts: of the frames that pgd:") and "25.0 % (3 of 12)" in first
-    assert (
-        "fools the original on 4 images" in second and "stays unflagged with at least one on 100.0 % (4 of 4)" in second
-    )
+    first, second, third, *rest = summary(evaluation)
+    assert first.startswith("An attacker who tries every attack on each image gets 100.0 % (3 of 3) of the images")
+    assert second.startswith("Of the attacks alone pgd:") and "75.0 % (9 of 12) of the images" in second
+    assert third.startswith("Of the frames that pgd:") and "25.0 % (3 of 12) were flagged" in third
+    assert "fewest" not in third and "; the AUROC is" in third  # the only attack with frames enough
     assert any("In no mean" in line and "fgsm" in line for line in rest)  # two frames
-    assert page.index("The worst of 1 attacks counts") < page.index("Of the clean frames")
+    assert page.index("An attacker who tries") < page.index("Of the clean frames")
+    alone = dataclasses.replace(
+        evaluation, attacks=evaluation.attacks[1:], overall=overall(evaluation.attacks[1:], "label")
+    )
+    assert summary(alone)[0].startswith("An attacker with pgd:") and summary(alone)[1].startswith("Of the frames")
 
 
 def test_every_frame_shows_its_verdict_and_its_error(made: tuple[Evaluation, Evidence]) -> None:
@@ -305,6 +310,23 @@ def test_ten_attacks_have_curves_of_their_own(made: tuple[Evaluation, Evidence])
     assert histograms(ten, dataclasses.replace(evidence, attacked=many)).count(">pgd epsilon=") == 10
 
 
+@pytest.mark.parametrize("count", [4, 30, 60, 400])
+def test_roc_curves_begin_within_the_plot(
+    made: tuple[Evaluation, Evidence], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    evaluation, evidence = made
+    figure = Figure()
+    monkeypatch.setattr("pdtool.evaluation.report_plots.svg_of", lambda title, draw, size: draw(figure))
+    clean = _screened("clean", [0] * count, [0] * count, [True] * count)
+    roc_curves(evaluation, dataclasses.replace(evidence, clean=clean))
+    for axes in figure.axes:
+        left, _ = axes.get_xlim()
+        assert left <= 0.01 and left < 1 / count
+        curves = [line for line in axes.get_lines() if line.get_drawstyle() == "steps-post"]
+        assert len(curves) == 3 and all(np.min(curve.get_xdata()) == pytest.approx(left) for curve in curves)
+        assert "worst of each image that any attack fooled (n = 3)" in [line.get_label() for line in curves]
+
+
 def test_an_attack_of_one_setting_is_called_by_its_name_alone(made: tuple[Evaluation, Evidence]) -> None:
     evaluation, _ = made
     assert labels(evaluation.attacks) == {"fgsm": "fgsm", "pgd": "pgd"}
@@ -346,7 +368,7 @@ def test_same_numbers_same_bytes(made: tuple[Evaluation, Evidence], page: str) -
 def test_markdown_tables_are_whole(made: tuple[Evaluation, Evidence]) -> None:
     evaluation, _ = made
     text = markdown_report(evaluation)
-    assert "| clean | 4 |  | 50.0 % (2 of 4; 15.0–85.0 %) |" in text
+    assert "| clean |  | 4 |  | 50.0 % (2 of 4; 15.0–85.0 %) |" in text
     assert "pdtool evaluate 'a <b>'" in text and "seed 7" in text and "other\\|bundle" in text
     assert all(f"- {limit}" in text for limit in LIMITS)
     for block in text.split("\n\n"):
