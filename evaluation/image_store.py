@@ -72,18 +72,18 @@ def attack_or_reuse(
 
     At most `limit` images, evenly over the data, are given to the attack; `source` counts in the whole data. The key
     in the file's name is of all that the images depend on, so that runs with other settings can share the folder.
-    A file `earlier` is looked at too (of a report that is replaced). A file that cannot be read is made again.
+    A file `earlier` is looked at too (of a report that is replaced). A file that cannot be read, or whose arrays are
+    not of this job, is made again.
     """
-    key = job.key(attack, limit)
+    key, chosen = job.key(attack, limit), evenly(len(job.labels), limit)
     path = folder / f"{attack.name}-{sha256_bytes(canonical(key))[:12]}.npz"
     with watch(f"attack with {name}", key["images_given"]) as task:
         for known in (path, earlier):
-            found = _stored(known, key) if known is not None else None
+            found = _stored(known, key, job, chosen) if known is not None else None
             if found is not None and known is not None:
                 task.advance(key["images_given"])
                 task.say(f"{attack.spec}: {len(found)} attacked images are in {known.parent} already")
                 return found, known
-        chosen = evenly(len(job.labels), limit)
         made = run_attack(
             job.net, job.images[chosen], job.labels[chosen], attack,
             seed=job.seed, batch=job.batch, provenance={**job.about, **key}, advance=task.advance,
@@ -125,7 +125,8 @@ def drop_kept(kept: Path, made: Sequence[Path]) -> None:
         kept.rmdir()
 
 
-def _stored(path: Path, key: Mapping[str, Any]) -> Attacked | None:
+def _stored(path: Path, key: Mapping[str, Any], job: Job, chosen: NDArray[np.int64]) -> Attacked | None:
+    """What the file holds where it was made as `key` says, of the `chosen` images and with their labels."""
     if not path.is_file():
         return None
     try:
@@ -133,7 +134,13 @@ def _stored(path: Path, key: Mapping[str, Any]) -> Attacked | None:
     except InputError as error:
         LOG.warning("%s; it is made again", str(error).partition(";")[0])
         return None
-    return stored if all(stored.provenance.get(name) == value for name, value in key.items()) else None
+    if any(stored.provenance.get(name) != value for name, value in key.items()):
+        return None
+    fits = stored.images.shape[1:] == job.images.shape[1:] and bool(np.isin(stored.source, chosen).all())
+    if not (fits and np.array_equal(stored.labels, job.labels[stored.source])):
+        LOG.warning("%s: its images are not those of this data; it is made again", path)
+        return None
+    return stored
 
 
 @cache

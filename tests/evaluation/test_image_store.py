@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from pdtool.compress.watch import silent
 from pdtool.evaluation import attacks, image_store
-from pdtool.evaluation.attacked import Attacked, read_attacked
+from pdtool.evaluation.attacked import Attacked, read_attacked, write_attacked
 from pdtool.evaluation.attacks import Attack, parse_attack, run_attack
+from pdtool.evaluation.chosen import evenly
 from pdtool.evaluation.image_store import Job, _code, attack_or_reuse
 
 FGSM = parse_attack("fgsm:epsilon=0.1")
@@ -144,3 +145,33 @@ def test_a_limit_takes_images_evenly_and_counts_in_the_whole_data(job: Job, tmp_
     change = np.abs(few.images - job.images[few.source].astype(np.float32) / 255).max(axis=(1, 2, 3))
     assert np.allclose(change, few.linf, atol=1e-6) and change.max() <= 0.1 + 1e-6
     assert read_attacked(path).provenance["images_given"] == 9
+
+
+@pytest.mark.parametrize(
+    "what", ["another image", "another label", "another shape", "beyond the data", "beyond the limit"]
+)
+def test_a_file_whose_arrays_are_not_of_the_job_is_made_again(
+    job: Job, tmp_path: Path, runs: list[str], what: str
+) -> None:
+    """The provenance says all that it should; the arrays say otherwise."""
+    first, path = attack_or_reuse(job, "fgsm", FGSM, 10, tmp_path, None, silent)
+    given = set(evenly(len(job.labels), 10).tolist())
+    images, labels, source = first.images, first.labels.copy(), first.source.copy()
+    if what == "another image":  # one that was given, with another label than the one it now claims
+        taken = next(i for i in given - {*source[1:].tolist()} if job.labels[i] != labels[0])
+        source[0] = taken
+    elif what == "another label":
+        labels[0] = first.given[0] if first.success[0] else (labels[0] + 1) % 10
+    elif what == "another shape":
+        images = np.ascontiguousarray(images[:, 1:])
+    elif what == "beyond the data":
+        source[0] = len(job.labels)
+    else:
+        source[0] = next(i for i in range(len(job.labels)) if i not in given and job.labels[i] == labels[0])
+    wrong = replace(first, images=images, labels=labels, source=source, success=first.given != labels)
+    write_attacked(path, wrong, job.classes)
+    again = _get(job, tmp_path, limit=10)
+    assert len(runs) == 2
+    for name in ("images", "labels", "source"):
+        assert np.array_equal(getattr(again, name), getattr(first, name))
+    assert np.array_equal(read_attacked(path).source, first.source)
