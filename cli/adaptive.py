@@ -19,6 +19,9 @@ def run(
     epsilons: Sequence[str],
     steps: int | None,
     queries: int | None,
+    targets: int | None,
+    restarts: int | None,
+    drop: bool,
     limit: int | None,
     seed: int,
     batch: int,
@@ -33,7 +36,8 @@ def run(
     from pdtool.evaluation.adaptive_plan import EPSILONS, LIMIT, THREATS, Plan, parse_epsilon
     from pdtool.evaluation.adaptive_report import summary, tables
 
-    given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
+    asked = {"steps": steps, "queries": queries, "targets": targets, "restarts": restarts}
+    given = {name: value for name, value in asked.items() if value is not None}
     plan = Plan(
         threats=tuple(dict.fromkeys(threats)) or THREATS,
         epsilons=tuple(sorted({parse_epsilon(text) for text in epsilons})) or EPSILONS,
@@ -53,6 +57,7 @@ def run(
         memory_budget=memory_budget,
         model=model,
         force=force,
+        drop=drop,
         command=command,
         watch=progress,
     )

@@ -17,6 +17,8 @@ from pdtool.wording import number
 if TYPE_CHECKING:
     from pdtool.evaluation.results import Frames
 
+KNOWING = "Attackers who know the defence"  # the panel of what goes with --adaptive
+
 
 def evaluate(
     bundle: options.BundleFolder,
@@ -64,34 +66,64 @@ def evaluate(
         bool,
         typer.Option(
             "--adaptive",
-            help="Attackers who know the defence instead (docs/evaluation.md). --limit is 100 then unless given: some "
-            "20 minutes for 32 members of ResNet-18 at width 16 on two cores.",
+            help="Attackers who know the defence instead (docs/evaluation.md). --limit is 100 then unless given.",
+            rich_help_panel=KNOWING,
         ),
     ] = False,
     surrogates: Annotated[
         Path | None,
         typer.Option(
-            metavar="POOL", help="With --adaptive: the attacker's own pool, the same weights, another --seed."
+            metavar="POOL",
+            help="The attacker's own pool, the same weights, another --seed.",
+            rich_help_panel=KNOWING,
         ),
     ] = None,
     threat: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --adaptive: oblivious, surrogates, stolen, full, decision or availability; may be given several "
-            "times (default: all)."
+            help="oblivious, surrogates, stolen, full, decision or availability; may be given several times (default: "
+            "all).",
+            rich_help_panel=KNOWING,
         ),
     ] = None,
     epsilon: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --adaptive: most change of a pixel; may be given several times (default: 1, 2, 4, 8, 16, "
-            "255/255)."
+            help="Most change of a pixel; may be given several times (default: 1, 2, 4, 8, 16, 255/255).",
+            rich_help_panel=KNOWING,
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="With --adaptive: gradient steps (default: 50).")] = None,
-    queries: Annotated[
-        int | None, typer.Option(min=1, help="With --adaptive: queries an image, no gradients (default: 500).")
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Gradient steps (default: 50).", rich_help_panel=KNOWING)
     ] = None,
+    targets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Wrong classes aimed at, the likeliest and random ones (default: 2; 3 of more than 10 classes).",
+            rich_help_panel=KNOWING,
+        ),
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Starts for each, the first at the image, others at random within epsilon (default: 1).",
+            rich_help_panel=KNOWING,
+        ),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Queries an image, no gradients (default: 500).", rich_help_panel=KNOWING),
+    ] = None,
+    drop_unused: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unused",
+            help="Delete what earlier runs kept in OUT/cells and this one did not use.",
+            rich_help_panel=KNOWING,
+        ),
+    ] = False,
     limit: options.Limit = None,
     limit_attack: Annotated[
         list[str] | None,
@@ -140,11 +172,13 @@ def evaluate(
     usual |= {"baseline": baseline, "baseline-data": baseline_data, "limit-attack": limit_attack, "images": images}
     usual |= {"attack-on": attack_on != "cpu"}
     knowing = {"surrogates": surrogates, "threat": threat, "epsilon": epsilon, "steps": steps, "queries": queries}
+    knowing |= {"targets": targets, "restarts": restarts, "drop-unused": drop_unused}
     _refuse(usual if adaptive else knowing, "does not go with" if adaptive else "goes with")
     if adaptive:
         study(
             bundle, pool, data,
             out=out, surrogates=surrogates, threats=threat or (), epsilons=epsilon or (), steps=steps, queries=queries,
+            targets=targets, restarts=restarts, drop=drop_unused,
             limit=limit, seed=seed, batch=batch, memory_budget=memory_budget, model=model, force=force, json=json,
             command=command,
         )  # fmt: skip

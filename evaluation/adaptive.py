@@ -17,8 +17,8 @@ from pathlib import Path
 import pdtool
 from pdtool.compress.watch import Watch, silent
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.adaptive_cells import Work
-from pdtool.evaluation.adaptive_checks import check_attacks, curves_of
+from pdtool.evaluation.adaptive_cells import Work, drop_unused
+from pdtool.evaluation.adaptive_checks import check_attacks, check_disturbances, curves_of
 from pdtool.evaluation.adaptive_plan import LIMIT, THREATS, Plan
 from pdtool.evaluation.adaptive_report import html_page, markdown_page
 from pdtool.evaluation.adaptive_results import AdaptiveResult
@@ -48,6 +48,7 @@ def adaptive_study(
     memory_budget: str | None = None,
     model: str | None = None,
     force: bool = False,
+    drop: bool = False,
     command: str = "",
     watch: Watch = silent,
 ) -> AdaptiveResult:
@@ -55,8 +56,8 @@ def adaptive_study(
 
     `surrogates`: a pool folder of the attacker's own, made of the same original with another seed. `seed` draws the
     members' order, random targets and starts. Every finished cell stays in `out`/cells: a run that was stopped goes
-    on, and ends with the same bytes. Raises UsageError for a plan that cannot be tried, InputError for an `out` that
-    holds something else, and what `open_stage` raises.
+    on, and ends with the same bytes; with `drop`, cells that this run did not use are deleted. Raises UsageError for a
+    plan that cannot be tried, InputError for an `out` that holds something else, and what `open_stage` raises.
     """
     if surrogates is None and plan.threats == THREATS:
         plan = _without_surrogates(plan)
@@ -80,7 +81,7 @@ def adaptive_study(
         work = Work(stage, out / "cells", seed, batch, watch)
         cells = curve_cells(work, plan)
         checked = check_cells(work, plan)
-        disturbed = disturbances(work, plan) if "availability" in plan.threats else ()
+        disturbed, fewer = disturbances(work, plan) if "availability" in plan.threats else ((), ())
         curves = curves_of(cells)
         result = AdaptiveResult(
             pdtool=pdtool.__version__,
@@ -92,17 +93,24 @@ def adaptive_study(
             attacked=len(stage.images),
             seed=seed,
             steps=plan.steps,
+            targets=len(stage.aims),
+            restarts=plan.restarts,
+            at_once=min(plan.at_once, len(stage.members)),
             queries=plan.queries,
             curves=curves,
             disturbances=disturbed,
-            checks=check_attacks(curves, cells, checked, plan.middle, plan.steps),
+            checks=(
+                *check_attacks(curves, cells, checked, plan.middle),
+                *check_disturbances(disturbed, fewer, plan.middle, stage.target.max_models),
+            ),
             cells=(*cells, *checked),
+            fewer=fewer,
         )
-    write_atomic(out / "adaptive.json", pretty(result))
     write_atomic(out / "adaptive.md", markdown_page(result).encode())
     write_atomic(out / "adaptive.html", html_page(result).encode())
-    for stale in set(work.folder.iterdir()) - set(work.used):
-        stale.unlink()
+    if drop:
+        drop_unused(work)
+    write_atomic(out / "adaptive.json", pretty(result))  # last: without it the study is not finished
     return result
 
 

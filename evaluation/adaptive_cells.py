@@ -5,9 +5,12 @@ The key is of everything that the cell depends on, so that a run that was stoppe
 or more attackers makes only what is new.
 """
 
+import importlib.metadata
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,13 +25,18 @@ from pdtool.errors import InputError, IntegrityError
 from pdtool.evaluation.adaptive_results import Cell, Disturbance
 from pdtool.evaluation.adaptive_stage import Judged, Stage, judge
 from pdtool.evaluation.attacked import Attacked, write_attacked
-from pdtool.files import read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
+from pdtool.files import read_checked, read_limited, sha256_bytes, sha256_file, write_atomic, write_error
 from pdtool.jsonform import JsonValue, canonical, decode, parse
 from pdtool.runtime.bundle import pretty
 
-__all__ = ["Attempt", "Kept", "Work", "attack_all", "keep", "pictures", "store", "unit"]
+__all__ = ["Attempt", "Kept", "Work", "attack_all", "code_files", "drop_unused", "keep", "pictures", "store", "unit"]
 
 LOG = logging.getLogger(__name__)
+ROOM = Path(__file__).parent
+# The code that makes and counts cells, beside every adaptive_*.py but those that only tell of them
+OTHER_CODE = ("attacked.py", "metrics.py", "../calibration/table.py", "../runtime/screener.py")
+TELLING = ("adaptive_checks.py", "adaptive_report.py")
+OWN_NAME = re.compile(r"[a-z0-9.+-]+-[0-9a-f]{12}\.(npz|json)")
 # Attacks the stage's images of these rows: their attacked images (n, C, H, W), from a generator of the attempt's own
 Attempt = Callable[[NDArray[np.int64], torch.Generator], torch.Tensor]
 
@@ -60,15 +68,50 @@ class Work:
         everything = {
             "settings": settings,
             "bundle": stage.target.bundle_digest,
-            "surrogates": stage.target.surrogates,
             "data": stage.data.fingerprint,
             "seed": self.seed,
             "batch": self.batch,
+            "code": _code(),
             "pdtool": pdtool.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "onnxruntime": _onnxruntime(),
         }
         return sha256_bytes(canonical(everything))
+
+
+@cache
+def _onnxruntime() -> str | None:
+    """Its version, by whichever name it is installed; looked up, so that it need not be loaded."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+@cache
+def _code() -> str:
+    """SHA-256 over the source that cells depend on: between two versions the attacks may change, too."""
+    return sha256_bytes(canonical({path.name: sha256_file(path) for path in code_files()}))
+
+
+def code_files() -> tuple[Path, ...]:
+    """The files with the code that cells depend on."""
+    own = [path for path in sorted(ROOM.glob("adaptive_*.py")) if path.name not in TELLING]
+    return (*own, *(ROOM.resolve() / name for name in OTHER_CODE))
+
+
+def drop_unused(work: Work) -> None:
+    """Delete the cells that this run did not use; nothing else is touched. Raises InputError where it cannot."""
+    wanted = {path.name for path in work.used}
+    for path in sorted(work.folder.iterdir()):
+        if OWN_NAME.fullmatch(path.name) and path.name not in wanted and path.is_file() and not path.is_symlink():
+            try:
+                path.unlink()
+            except OSError as error:
+                raise write_error(path, error) from error
 
 
 def keep(work: Work, name: str, settings: dict[str, JsonValue], make: Callable[[Path, str], Kept]) -> Kept:
@@ -187,6 +230,8 @@ def unit(epsilon: float) -> str:
 
 
 def _seed(work: Work, settings: dict[str, JsonValue], number: int) -> int:
-    """The same for every epsilon and number of steps: what differs between cells is then not chance."""
-    fixed = {name: value for name, value in settings.items() if name not in ("epsilon", "steps")}
-    return int(sha256_bytes(canonical([work.seed, number, fixed]))[:12], 16)
+    """The same for every epsilon and number of steps or starts: what differs between cells is then not chance."""
+    fixed = {name: value for name, value in settings.items() if name not in ("epsilon", "steps", "starts")}
+    starts = settings.get("starts")
+    first = starts[0] if isinstance(starts, list) and starts else 0
+    return int(sha256_bytes(canonical([work.seed, first, number, fixed]))[:12], 16)

@@ -17,16 +17,17 @@ LIMIT = 100  # images
 class Plan:
     """What is tried: the attackers, each epsilon (most change of a pixel, pixels in [0, 1]), and how hard.
 
-    `steps` gradient steps, `targets` wrong classes an image (the likeliest, then random ones), `restarts` of each
-    (the first from the image, others from random points), `at_once` members in a step, `queries` an image.
+    `steps` gradient steps, `targets` wrong classes an image (the likeliest, then random ones; None: 2, or 3 of more
+    than 10 classes), `restarts` of each (the first from the image, others from random points), `at_once` members in a
+    step (or all, if fewer), `queries` an image.
     """
 
     threats: tuple[str, ...] = THREATS
     epsilons: tuple[float, ...] = EPSILONS
     steps: int = 50
-    targets: int = 2
+    targets: int | None = None
     restarts: int = 1
-    at_once: int = 4
+    at_once: int = 8
     queries: int = 500
 
     def __post_init__(self) -> None:
@@ -42,8 +43,9 @@ class Plan:
         if list(self.epsilons) != sorted(set(self.epsilons)):
             raise UsageError("expected epsilons in rising order, each once")
         for name in ("steps", "targets", "restarts", "at_once", "queries"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"expected at least 1 for {name}, got {getattr(self, name)}")
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise UsageError(f"expected at least 1 for {name}, got {given}")
 
     @property
     def middle(self) -> float:

@@ -17,6 +17,7 @@ WHO = {
     "stolen": ("T2", "has the pool's members, but not the order in which they are asked"),
     "full": ("T3", "knows members, order and decision table"),
     "decision": ("T4", "sees label and verdict of every query, nothing else; no gradients"),
+    "availability": ("T5", "has the members, not their order; keeps the label and wants false alarms, or delay"),
 }
 LIMITS = (
     "An image counts as evading where the exported original labels it wrongly and the runtime's own screener says "
@@ -60,27 +61,40 @@ def summary(result: AdaptiveResult) -> tuple[str, ...]:
             else "half of the images evade at none of them"
         )
         lines.append(f"{curve_name(curve)}: within {_grey(epsilon)} {counted(most.events, most.count)} evade; {half}.")
-    for goal, what in (("alarm", "raises false alarms"), ("delay", "makes the screener ask")):
-        own = [d for d in result.disturbances if d.goal == goal]
-        clean = next((d for d in result.disturbances if d.goal is None), None)
-        if own and clean is not None:
-            worst = max(own, key=lambda d: (d.flagged.share if goal == "alarm" else d.models_used.value) or 0.0)
-            if goal == "alarm":
-                told = f"{percent(worst.flagged.share)} of the frames are flagged instead of "
-                told += percent(clean.flagged.share)
-            else:
-                told = f"{number(worst.models_used.value)} members asked instead of {number(clean.models_used.value)}"
-            lines.append(f"T5 availability, who {what} with the label kept: {told}, at {_grey(worst.epsilon)}.")
+    lines += _disturbed(result)
     failed = [check.name for check in result.checks if not check.holds]
     if failed:  # then the numbers tell of the attacks, not of the screener
         return (f"Checks of the attacks that FAIL: {'; '.join(failed)}.", *lines)
-    return (*lines, "All checks of the attacks hold.")
+    if not result.checks:
+        return (*lines, "No check of the attacks was made.")
+    count, empty = len(result.checks), sum(check.empty is not None for check in result.checks)
+    hold = f"All {count} checks of the attacks hold" if count > 1 else "The one check of the attacks holds"
+    return (*lines, f"{hold}, {empty} of them without telling anything." if empty else f"{hold}.")
+
+
+def _disturbed(result: AdaptiveResult) -> list[str]:
+    clean = next((d for d in result.disturbances if d.goal is None), None)
+    lines = []
+    for goal, what in (("alarm", "raises false alarms"), ("delay", "makes the screener ask")):
+        own = [d for d in result.disturbances if d.goal == goal]
+        if not own or clean is None:
+            continue
+        if goal == "alarm":
+            worst = max(own, key=lambda d: d.flagged.events)
+            told = f"{counted(worst.flagged.events, worst.attacked)} are flagged with the label kept "
+            told += f"instead of {counted(clean.flagged.events, clean.attacked)}"
+        else:
+            worst = max(own, key=lambda d: d.models_used.value or 0.0)
+            told = f"{number(worst.models_used.value)} members asked ({worst.models_used.count} frames with the label "
+            told += f"kept) instead of {number(clean.models_used.value)} ({clean.models_used.count} clean ones)"
+        lines.append(f"T5 availability, who {what}: {told}, at {_grey(worst.epsilon)}.")
+    return lines
 
 
 def tables(result: AdaptiveResult) -> tuple[Table, ...]:
     """Evasion, success on the original, queries, availability, checks."""
     if not result.curves:
-        return tuple(_availability(result.disturbances))
+        return (*_availability(result.disturbances), *_checks(result))
     epsilons = result.curves[0].epsilons
     heads = tuple(_grey(epsilon) for epsilon in epsilons)
     made = [
@@ -125,15 +139,14 @@ def tables(result: AdaptiveResult) -> tuple[Table, ...]:
                 f"At most {result.queries} queries an image.",
             )
         )
-    made += _availability(result.disturbances)
-    made.append(
-        Table(
-            "Do the attacks work?",
-            ("check", "holds", "measured"),
-            tuple((check.name, "yes" if check.holds else "NO", check.says) for check in result.checks),
-        )
-    )
-    return tuple(made)
+    return (*made, *_availability(result.disturbances), *_checks(result))
+
+
+def _checks(result: AdaptiveResult) -> list[Table]:
+    rows = tuple((c.name, (c.empty or "yes") if c.holds else "NO", c.says) for c in result.checks)
+    note = "Saturated: everything succeeds on both sides; no success: nothing does. Neither tells which is stronger."
+    told = note if any(c.empty for c in result.checks) else ""
+    return [Table("Do the attacks work?", ("check", "holds", "measured"), rows, told)] if rows else []
 
 
 def markdown_page(result: AdaptiveResult) -> str:
@@ -142,8 +155,7 @@ def markdown_page(result: AdaptiveResult) -> str:
     lines = [f"# Adaptive attacks on {t.model}, {t.members} members ({t.method}, recipe {t.recipe})", "", _by(result)]
     lines += ["", f"`{result.command}`"] if result.command else []
     lines += ["", *(f"- {line}" for line in summary(result)), "", "## Attackers", ""]
-    present = {curve.threat for curve in result.curves}
-    lines += [f"- {number} {name}: {what}." for name, (number, what) in WHO.items() if name in present]
+    lines += [f"- {number} {name}: {what}." for number, name, what in _present(result)]
     for table in tables(result):
         lines += ["", f"## {table.title}", "", _row(table.headers)]
         lines += ["|---|" + ("---|" if table.headers[0] == "check" else "--:|") * (len(table.headers) - 1)]
@@ -153,18 +165,24 @@ def markdown_page(result: AdaptiveResult) -> str:
 
 def html_page(result: AdaptiveResult) -> str:
     """The study as a page: no script, nothing fetched. Raises MissingError without jinja2 or matplotlib."""
-    present = {curve.threat for curve in result.curves}
     return render(
         "adaptive_page.html",
         r=result,
         t=result.target,
         by=_by(result),
         summary=summary(result),
-        who=[(number, name, what) for name, (number, what) in WHO.items() if name in present],
+        who=_present(result),
         plots=list(_plots(result)),
         tables=tables(result),
         limits=LIMITS,
     )
+
+
+def _present(result: AdaptiveResult) -> list[tuple[str, str, str]]:
+    """Number, name and knowledge of the attackers that were tried."""
+    present: set[str] = {curve.threat for curve in result.curves}
+    present |= {"availability"} if result.disturbances else set()
+    return [(number, name, what) for name, (number, what) in WHO.items() if name in present]
 
 
 def _plots(result: AdaptiveResult) -> list[str]:
@@ -182,6 +200,7 @@ def _plots(result: AdaptiveResult) -> list[str]:
                 xlabel="epsilon in grey levels (L-inf)",
                 ylabel="share labelled wrongly and cleared",
                 line=("half", 0.5),
+                bottom=-0.02,
                 top=1.02,
             )
         )
@@ -196,6 +215,7 @@ def _plots(result: AdaptiveResult) -> list[str]:
                 {_grey(own[0].epsilons[i]): [c.within[i].share or 0.0 for c in (*base, *own)] for i in bounded},
                 xlabel="members of their own, K (0: oblivious)",
                 ylabel="share labelled wrongly and cleared",
+                bottom=-0.02,
                 top=1.02,
             )
         )
@@ -205,11 +225,12 @@ def _plots(result: AdaptiveResult) -> list[str]:
         at = [255 * d.epsilon for d in goals["alarm"]]
         plots.append(
             curves(
-                "Frames flagged, the label kept",
+                f"Frames flagged with the label kept (n = {result.attacked})",
                 at,
                 {f"to {goal}": [d.flagged.share or 0.0 for d in own_goal] for goal, own_goal in goals.items()},
                 xlabel="epsilon in grey levels (L-inf)",
                 ylabel="share of clean frames flagged",
+                bottom=-0.02,
                 top=1.02,
             )
         )
@@ -232,7 +253,7 @@ def _availability(disturbances: Sequence[Disturbance]) -> list[Table]:
     return [
         Table(
             "T5 availability: clean frames disturbed, the label kept",
-            ("frames", "epsilon", "label kept", "flagged", "members asked"),
+            ("frames", "epsilon", "label kept", "kept and flagged", "members asked", "of frames"),
             tuple(
                 (
                     "clean" if d.goal is None else f"to {d.goal}",
@@ -240,10 +261,11 @@ def _availability(disturbances: Sequence[Disturbance]) -> list[Table]:
                     counted(d.kept.events, d.kept.count),
                     counted(d.flagged.events, d.flagged.count),
                     number(d.models_used.value),
+                    str(d.models_used.count),
                 )
                 for d in disturbances
             ),
-            "Flagged and members asked: of the frames whose label was kept. The attacker has the pool, not the order.",
+            "Members asked: mean over the frames whose label was kept. The attacker has the pool, not the order.",
         )
     ]
 
@@ -253,7 +275,8 @@ def _by(result: AdaptiveResult) -> str:
     return (
         f"Data {result.data}, {result.images} images, {result.attacked} of them classified correctly and attacked; "
         f"rule {t.rule}, {t.evidence} evidence, target {percent(t.target_fpr)} false alarms; {t.precision}; "
-        f"{result.steps} steps, seed {result.seed}, pdtool {result.pdtool}, bundle {t.bundle_digest}."
+        f"{result.steps} steps, wrong classes aimed at: {result.targets}, starts for each: {result.restarts}, "
+        f"members a step: {result.at_once}; seed {result.seed}, pdtool {result.pdtool}, bundle {t.bundle_digest}."
     )
 
 

@@ -34,6 +34,7 @@ class Cell:
     surrogates: int | None  # members of the attacker's own
     epsilon: float  # most change of a pixel, pixels in [0, 1]
     steps: int  # gradient steps, or most queries an image
+    again: bool  # one more restart alone, to check the others by
     attempts: int
     attacked: int
     fooled: Rate  # the exported original's label is wrong
@@ -52,15 +53,17 @@ class Cell:
 class Disturbance:
     """Clean frames changed within epsilon so that they raise an `alarm` or `delay` the verdict, their label kept.
 
-    Epsilon 0: the clean frames themselves. `flagged` and `models_used` count the frames whose label was kept.
+    Epsilon 0: the clean frames themselves. `flagged` counts those with the label kept, out of all; `models_used` is of
+    the frames whose label was kept.
     """
 
     goal: Goal | None
     share: float | None  # of the members that should change the label
     epsilon: float
+    steps: int  # 0: the clean frames
     attacked: int
     kept: Rate  # the exported original's label is still the right one
-    flagged: Rate
+    flagged: Rate  # kept and flagged
     models_used: Mean
     file: FileEntry | None
 
@@ -86,6 +89,7 @@ class Check:
 
     name: str
     holds: bool
+    empty: Literal["saturated", "no success"] | None  # it holds, but tells nothing: all, or none, on either side
     says: str
 
 
@@ -121,11 +125,15 @@ class AdaptiveResult:
     attacked: int
     seed: int
     steps: int
+    targets: int
+    restarts: int
+    at_once: int
     queries: int
     curves: tuple[Curve, ...]
     disturbances: tuple[Disturbance, ...]
     checks: tuple[Check, ...]
     cells: tuple[Cell, ...]
+    fewer: tuple[Disturbance, ...]  # with a fifth of the steps, to check the others by
 
 
 def half_point(epsilons: tuple[float, ...], shares: tuple[float, ...]) -> float | None:

@@ -14,8 +14,9 @@ from torch import nn
 from pdtool.calibration.table import Table, table_of
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
-from pdtool.errors import InputError, UsageError
+from pdtool.errors import InputError
 from pdtool.evaluation.adaptive_results import Target
+from pdtool.evaluation.subject import check_pool
 from pdtool.files import sha256_bytes
 from pdtool.images import as_input, size_of
 from pdtool.jsonform import canonical
@@ -80,7 +81,7 @@ def open_stage(
     data: str,
     *,
     surrogates: Path | None,
-    targets: int,
+    targets: int | None,
     limit: int | None,
     seed: int,
     memory_budget: str | None,
@@ -152,11 +153,10 @@ def _logits(net: nn.Module, planes: Pixels, batch: int = 128) -> torch.Tensor:
         return torch.cat([net(torch.from_numpy(planes[i : i + batch])) for i in range(0, len(planes), batch)]).clone()
 
 
-def _aims(logits: torch.Tensor, labels: torch.Tensor, targets: int, seed: int) -> tuple[torch.Tensor, ...]:
-    """The likeliest wrong class, then random others without repetition."""
+def _aims(logits: torch.Tensor, labels: torch.Tensor, targets: int | None, seed: int) -> tuple[torch.Tensor, ...]:
+    """The likeliest wrong class, then random others without repetition; None: 2, or 3 of more than 10 classes."""
     classes = logits.shape[1]
-    if targets < 1:
-        raise UsageError(f"expected at least 1 target an image, got {targets}")
+    targets = (2 if classes <= 10 else 3) if targets is None else targets
     own = labels[:, None]
     likeliest = logits.scatter(1, own, -torch.inf).argmax(1)
     mixed = torch.from_numpy(np.random.default_rng(seed).random(logits.shape))
@@ -166,16 +166,10 @@ def _aims(logits: torch.Tensor, labels: torch.Tensor, targets: int, seed: int) -
 
 
 def _check_pools(opened: OpenBundle, of: PoolFolder, own: PoolFolder | None) -> None:
-    bundle, pool = opened.bundle, of.pool
-    weights = {member.id: member.model.file.sha256 for member in pool.members}
-    weights[bundle.original.id] = pool.original.file.sha256
-    same = pool.classes == bundle.classes and pool.preprocessing == bundle.preprocessing
-    if not same or any(weights.get(model.id) != model.weights_sha256 for model in opened.models):
-        raise InputError(
-            f"{opened.folder}: was not exported from the pool {of.folder}; give the pool that it came from"
-        )
+    check_pool(opened, of)
     if own is None:
         return
+    pool = of.pool
     if own.pool.original.file.sha256 != pool.original.file.sha256 or own.pool.preprocessing != pool.preprocessing:
         raise InputError(
             f"{own.folder}: its members were not made of the original of {of.folder}; compress the same weights with "

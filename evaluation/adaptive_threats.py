@@ -40,13 +40,23 @@ def curve_cells(work: Work, plan: Plan) -> tuple[Cell, ...]:
 
 
 def check_cells(work: Work, plan: Plan) -> tuple[Cell, ...]:
-    """The same attacks with a fifth of the steps, and random noise, at the middle epsilon."""
-    cells = [_gradient_cell(work, plan, "noise", None, plan.middle, 1)]
+    """Random noise, the same attacks with a fifth of the steps, and another restart alone of those with the pool, at
+    the middle epsilon. None for a plan without attackers of gradients."""
+    cells = []
+    if "oblivious" in plan.threats:
+        cells.append(_gradient_cell(work, plan, "noise", None, plan.middle, 1))
     for threat in GRADIENT:
         if threat in plan.threats:
             count = _counts(work.stage)[-1] if threat == "surrogates" else None
-            cells.append(_gradient_cell(work, plan, threat, count, plan.middle, max(1, plan.steps // 5)))
+            cells.append(_gradient_cell(work, plan, threat, count, plan.middle, fewer(plan)))
+            if threat in ("stolen", "full"):
+                cells.append(_gradient_cell(work, plan, threat, count, plan.middle, plan.steps, again=True))
     return tuple(cells)
+
+
+def fewer(plan: Plan) -> int:
+    """The steps of the attack that the real one is compared with."""
+    return max(1, plan.steps // 5)
 
 
 def _counts(stage: Stage) -> tuple[int, ...]:
@@ -54,13 +64,19 @@ def _counts(stage: Stage) -> tuple[int, ...]:
     return tuple(sorted({min(count, len(stage.surrogates)) for count in SURROGATES}))
 
 
-def _gradient_cell(work: Work, plan: Plan, threat: Threat, count: int | None, epsilon: float, steps: int) -> Cell:
-    """One attacker at one epsilon."""
+def _gradient_cell(
+    work: Work, plan: Plan, threat: Threat, count: int | None, epsilon: float, steps: int, *, again: bool = False
+) -> Cell:
+    """One attacker at one epsilon; `again`: one more restart than the plan's, alone."""
+    starts = range(plan.restarts, plan.restarts + 1) if again else range(plan.restarts)
     settings: dict[str, JsonValue] = {"threat": threat, "surrogates": count, "epsilon": epsilon, "steps": steps}
-    settings |= {"targets": plan.targets, "restarts": plan.restarts, "at_once": plan.at_once}
-    attempts = _attempts(work.stage, plan, threat, count, epsilon, steps)
+    settings |= {"targets": len(work.stage.aims), "starts": list(starts), "at_once": plan.at_once}
+    if threat == "surrogates":
+        settings["pool"] = work.stage.target.surrogates
+    attempts = _attempts(work.stage, plan, threat, count, epsilon, steps, starts)
     own = "" if count is None else f" of {count}"
     label = f"{threat}{own} at {unit(epsilon)}, {steps} steps" if threat != "noise" else f"noise of {unit(epsilon)}"
+    label += ", another restart" if again else ""
 
     def make(path: Path, key: str) -> Kept:
         images, said = attack_all(work, label, attempts, settings)
@@ -71,6 +87,7 @@ def _gradient_cell(work: Work, plan: Plan, threat: Threat, count: int | None, ep
             surrogates=count,
             epsilon=epsilon,
             steps=steps,
+            again=again,
             attempts=len(attempts),
             attacked=len(attacked),
             fooled=rate(said.wrong),
@@ -87,17 +104,18 @@ def _gradient_cell(work: Work, plan: Plan, threat: Threat, count: int | None, ep
         return Kept(key=key, cells=(cell,), disturbances=())
 
     name = threat if count is None else f"{threat}{count}"
+    name += "-again" if again else ""
     return keep(work, f"{name}-{255 * epsilon:.4g}-{steps}", settings, make).cells[0]
 
 
 def _attempts(
-    stage: Stage, plan: Plan, threat: Threat, count: int | None, epsilon: float, steps: int
+    stage: Stage, plan: Plan, threat: Threat, count: int | None, epsilon: float, steps: int, starts: range
 ) -> tuple[Attempt, ...]:
     """The attempts on one image, each another target, way or start."""
     if threat == "noise":
-        return tuple(partial(_noise, stage, epsilon) for _ in range(plan.targets * plan.restarts))
+        return tuple(partial(_noise, stage, epsilon) for _ in range(len(stage.aims) * len(starts)))
     attempts: list[Attempt] = []
-    for restart in range(plan.restarts):
+    for restart in starts:
         for aims in stage.aims:
             common = {"epsilon": epsilon, "steps": steps, "random_start": restart > 0}
             if threat == "full":
@@ -189,6 +207,7 @@ def _decision_cell(
         surrogates=None,
         epsilon=epsilon,
         steps=queries,
+        again=False,
         attempts=1,
         attacked=len(attacked),
         fooled=rate(wrong),
@@ -204,26 +223,30 @@ def _decision_cell(
     )
 
 
-def disturbances(work: Work, plan: Plan) -> tuple[Disturbance, ...]:
-    """Clean frames as they are, then changed so that they raise alarms, and so that they ask many members."""
+def disturbances(work: Work, plan: Plan) -> tuple[tuple[Disturbance, ...], tuple[Disturbance, ...]]:
+    """Clean frames as they are, then changed so that they raise alarms, and so that they ask many members; and the
+    latter two with fewer steps at the middle epsilon, to check the attack by."""
     stage = work.stage
     rng = np.random.default_rng(work.seed)
     shares: dict[Goal, float] = {"alarm": 1.0, "delay": costliest_share(stage.table, len(stage.members), rng)}
     clean = judge(stage, pictures(stage.images))
-    made = [_disturbance(None, None, 0.0, clean, None)]
+    made = [_disturbance(None, None, 0.0, 0, clean, None)]
     for goal, share in shares.items():
         for epsilon in (e for e in plan.epsilons if e < 1):
-            made.append(_disturbed(work, plan, goal, share, epsilon))
-    return tuple(made)
+            made.append(_disturbed(work, plan, goal, share, epsilon, plan.steps))
+    few = []
+    if plan.middle < 1:
+        few = [_disturbed(work, plan, goal, share, plan.middle, fewer(plan)) for goal, share in shares.items()]
+    return tuple(made), tuple(few)
 
 
-def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float) -> Disturbance:
+def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float, steps: int) -> Disturbance:
     stage = work.stage
-    settings: dict[str, JsonValue] = {"goal": goal, "share": share, "epsilon": epsilon, "steps": plan.steps}
+    settings: dict[str, JsonValue] = {"goal": goal, "share": share, "epsilon": epsilon, "steps": steps}
     settings |= {"at_once": plan.at_once}
 
     def make(path: Path, key: str) -> Kept:
-        label = f"{goal} at {unit(epsilon)}"
+        label = f"{goal} at {unit(epsilon)}, {steps} steps"
         generator = torch.Generator().manual_seed(work.seed)
         pieces = []
         with work.watch(label, len(stage.images)) as task:
@@ -231,35 +254,37 @@ def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float)
                 rows = slice(start, start + work.batch)
                 pieces.append(
                     disturb(
-                        stage.original, stage.members, stage.images[rows], stage.labels[rows], share=share,
-                        epsilon=epsilon, steps=plan.steps, at_once=plan.at_once, generator=generator,
+                        stage.original, stage.members, stage.table, stage.temperatures, stage.images[rows],
+                        stage.labels[rows], goal=goal, share=share, epsilon=epsilon, steps=steps,
+                        at_once=plan.at_once, generator=generator,
                     )
                 )  # fmt: skip
                 task.advance(len(pieces[-1]))
             images = torch.cat(pieces)
             said = judge(stage, pictures(images))
             file = store(work, path, goal, settings, images)[1]
-            done = _disturbance(goal, share, epsilon, said, file)
+            done = _disturbance(goal, share, epsilon, steps, said, file)
             task.say(
-                f"{label}: {done.flagged.events} of {done.flagged.count} flagged, "
+                f"{label}: {done.flagged.events} of {done.attacked} flagged with the label kept, "
                 f"{number(done.models_used.value)} members asked"
             )
         return Kept(key=key, cells=(), disturbances=(done,))
 
-    return keep(work, f"{goal}-{255 * epsilon:.4g}-{plan.steps}", settings, make).disturbances[0]
+    return keep(work, f"{goal}-{255 * epsilon:.4g}-{steps}", settings, make).disturbances[0]
 
 
 def _disturbance(
-    goal: Goal | None, share: float | None, epsilon: float, said: Judged, file: FileEntry | None
+    goal: Goal | None, share: float | None, epsilon: float, steps: int, said: Judged, file: FileEntry | None
 ) -> Disturbance:
     kept = ~said.wrong & (said.given >= 0)
     return Disturbance(
         goal=goal,
         share=share,
         epsilon=epsilon,
+        steps=steps,
         attacked=len(kept),
         kept=rate(kept),
-        flagged=rate(said.flagged[kept]),
+        flagged=rate(said.flagged & kept),
         models_used=mean_of(said.used[kept]),
         file=file,
     )

@@ -41,9 +41,11 @@ def curves(
     marks: Mapping[str, float] | None = None,
     line: tuple[str, float] | None = None,
     top: float | None = None,
+    bottom: float = 0.0,
     counts: bool = False,
 ) -> str:
-    """Curves over a common x. `marks` name -> x draws upright lines, `line` (name, height) one across.
+    """Curves over a common x. `marks` name -> x draws upright lines, `line` (name, height) one across; `bottom` below
+    0 keeps curves at 0 off the axis.
 
     The heights are `counts`: whole numbers beside the axis.
     """
@@ -58,7 +60,7 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_xlim(min(x), max(x))
-        axes.set_ylim(0, top)
+        axes.set_ylim(bottom, top)
         axes.yaxis.get_major_locator().set_params(integer=counts)
         axes.grid()
         legend(axes, len(series) + len(marks or {}) + (line is not None))

@@ -9,19 +9,13 @@ from pdtool.errors import InputError
 from pdtool.evaluation.results import Machine, Subject
 from pdtool.runtime.bundle import OpenBundle
 
-__all__ = ["machine_here", "subject_of"]
+__all__ = ["check_pool", "machine_here", "subject_of"]
 
 
 def subject_of(opened: OpenBundle, of: PoolFolder, calibration: Calibration) -> Subject:
     """Raises InputError where the bundle was not exported from that pool."""
+    check_pool(opened, of)
     bundle, pool = opened.bundle, of.pool
-    weights = {member.id: member.model.file.sha256 for member in pool.members}
-    weights[bundle.original.id] = pool.original.file.sha256
-    same = pool.classes == bundle.classes and pool.preprocessing == bundle.preprocessing
-    if not same or any(weights.get(model.id) != model.weights_sha256 for model in opened.models):
-        raise InputError(
-            f"{opened.folder}: was not exported from the pool {of.folder}; give the pool that it came from"
-        )
     return Subject(
         model=pool.model,
         method=pool.method,
@@ -44,6 +38,18 @@ def subject_of(opened: OpenBundle, of: PoolFolder, calibration: Calibration) -> 
         calibration_data=calibration.data,
         calibration_images=calibration.fit_images + calibration.check_images,
     )
+
+
+def check_pool(opened: OpenBundle, of: PoolFolder) -> None:
+    """Raises InputError where the bundle was not exported from that pool."""
+    bundle, pool = opened.bundle, of.pool
+    weights = {member.id: member.model.file.sha256 for member in pool.members}
+    weights[bundle.original.id] = pool.original.file.sha256
+    same = pool.classes == bundle.classes and pool.preprocessing == bundle.preprocessing
+    if not same or any(weights.get(model.id) != model.weights_sha256 for model in opened.models):
+        raise InputError(
+            f"{opened.folder}: was not exported from the pool {of.folder}; give the pool that it came from"
+        )
 
 
 def machine_here(engines: str) -> Machine:

@@ -30,7 +30,7 @@ def test_a_table_a_folder_and_a_second_run_that_makes_nothing_again(given: list[
         "--epsilon",
         "0.125",
     ]
-    wanted += ["--steps", "3", "--queries", "6"]
+    wanted += ["--steps", "3", "--queries", "6", "--targets", "1", "--restarts", "2"]
     done = _run(*given, *wanted, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "T0 oblivious" in done.stdout and "T4 decision" in done.stdout and "31.9/255" in done.stdout
@@ -42,7 +42,9 @@ def test_a_table_a_folder_and_a_second_run_that_makes_nothing_again(given: list[
     assert again.returncode == 0 and again.stderr == ""
     document = json.loads(again.stdout)
     assert document == json.loads((out / "adaptive.json").read_text())
-    assert document["format"] == "pdtool.adaptive/1" and document["command"].endswith("--queries 6 --json")
+    assert document["format"] == "pdtool.adaptive/1" and document["command"].endswith("--restarts 2 --json")
+    assert (document["targets"], document["restarts"]) == (1, 2)
+    assert {cell["attempts"] for cell in document["cells"] if cell["threat"] == "oblivious"} == {2}
     assert [curve["threat"] for curve in document["curves"]] == ["oblivious", "decision"]
 
 
@@ -50,6 +52,8 @@ def test_a_table_a_folder_and_a_second_run_that_makes_nothing_again(given: list[
     ("extra", "code", "says"),
     [
         (["--threat", "full"], 2, "--threat goes with --adaptive"),
+        (["--targets", "3"], 2, "--targets goes with --adaptive"),
+        (["--restarts", "2"], 2, "--restarts goes with --adaptive"),
         (["--adaptive", "--attack", "fgsm"], 2, "--attack does not go with --adaptive"),
         (["--adaptive", "--attack-on", "cuda"], 2, "--attack-on does not go with --adaptive"),
         (["--adaptive", "--threat", "all"], 2, "unknown threat 'all'; expected one of oblivious"),
