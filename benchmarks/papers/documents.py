@@ -9,9 +9,10 @@ from typing import TypeVar
 from defend import Defences
 from plan import RULES, SCALES
 
-from pdtool.artifacts import Pool
+from pdtool.artifacts import Bundle, Pool
 from pdtool.compress.models import ModelSpec, build
 from pdtool.decisions import Calibration
+from pdtool.errors import InputError
 from pdtool.evaluation.attacks import PRESETS, parse_attack
 from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.files import read_limited
@@ -55,20 +56,28 @@ class Log:
 
 
 def read_all(out: Path) -> tuple[Found, ...]:
-    """What OUT holds, the sets of images in the order of the scales. Raises InputError for a malformed document."""
+    """What OUT holds, the sets of images in the order of the scales. Raises InputError for a malformed
+    document and for evaluations that do not belong together."""
     titles = {data.name: data.title for scale in SCALES.values() for data in scale.data}
     return tuple(_read(out / name, name, title) for name, title in titles.items() if (out / name).is_dir())
 
 
 def _read(folder: Path, name: str, title: str) -> Found:
     calibrated = (*POOLS, *RULES)
+    reports = _each(Evaluation, {n: folder / f"{n}-evaluation" / "report.json" for n in calibrated})
+    for n, report in reports.items():
+        bundle = _each(Bundle, {n: folder / f"{n}-bundle" / "bundle.json"}).get(n)
+        if bundle is not None and bundle.digest != report.subject.bundle_digest:
+            raise InputError(f"{folder / n}-evaluation is of another {n}-bundle; remove it and run run.py again")
+    if len({(report.data_fingerprint, report.seed) for report in reports.values()}) > 1:
+        raise InputError(f"{folder}: the evaluations are of unlike images or seeds; remove the odd ones")
     return Found(
         name=name,
         title=title,
         published="cifar10" if name == "cifar10" else "svhn",
         pools=_each(Pool, {pool: folder / pool / "pool.json" for pool in POOLS}),
         calibrations=_each(Calibration, {n: folder / f"{n}-bundle" / "calibration.json" for n in calibrated}),
-        reports=_each(Evaluation, {n: folder / f"{n}-evaluation" / "report.json" for n in calibrated}),
+        reports=reports,
         defences=_each(Defences, {"": folder / "defences.json"}).get(""),
     )
 

@@ -43,8 +43,11 @@ def goals_of(report: Evaluation) -> Iterator[tuple[str, str, float, float | None
             worst = worst_by(report, take)
             title = f"{what} of the {name}, worst of all attacks"
             yield title, ">=", least, *((None, "") if worst is None else (worst[0], f" (`{worst[1].spec}`)"))
-    fixed = "corrected label right, of the flagged, mean over the papers' attacks"
-    yield fixed, ">=", 0.70, _mean(a.corrected.share for a in six), ""
+    # of all attacked images, as in the papers' defence: of the flagged alone, a test that flags little looks well
+    every = "of all that fooled the original, mean over the papers' attacks"
+    flagged = (a.corrected.events / a.frames.count for a in six)
+    yield f"flagged and corrected label right, {every}", ">=", 0.70, _mean(flagged), ""
+    yield f"label of most members right, {every}", ">=", 0.70, _mean(a.majority.share for a in six), ""
     yield "members asked for a clean frame", "<=", 8.0, report.clean.every.models_used.value, ""
     yield "cost of a clean frame, passes of the original", "<=", 2.0, report.clean.every.cost.value, ""
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not wanted:
         parser.error(f"no stage: are the images in {options.data}, and is --only right?")
     left = [stage for stage in wanted if not stage.out.exists()]
+    for stage in _made_otherwise(wanted, options.data, options.out):
+        parser.error(
+            f"{stage.name} was made by another command ({options.out / 'stages.jsonl'}); "
+            f"take another OUT or remove {stage.out}"
+        )
     if options.list:
         for stage in left:
             print(f"{stage.name}: {shlex.join(stage.command)}")
@@ -79,12 +84,9 @@ def _run(stage: Stage, data: Path, out: Path, end: float | None) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    command = shlex.join(stage.command)
-    for name, place in {"benchmarks/papers": HERE, "OUT": out, "DATA": data}.items():
-        command = command.replace(str(place), name)  # where the folders lie tells a reader nothing
     line = {
         "stage": stage.name,
-        "command": command,
+        "command": _written(stage, data, out),
         "commit": _commit(),
         "seconds": round(time.monotonic() - started, 1),
         "code": code,
@@ -92,6 +94,24 @@ def _run(stage: Stage, data: Path, out: Path, end: float | None) -> int:
     with (out / "stages.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     return code
+
+
+def _written(stage: Stage, data: Path, out: Path) -> str:
+    """The command with names for the folders: where they lie tells a reader nothing."""
+    command = shlex.join(stage.command)
+    for name, place in {"benchmarks/papers": HERE, "OUT": out, "DATA": data}.items():
+        command = command.replace(str(place), name)
+    return command
+
+
+def _made_otherwise(every: Sequence[Stage], data: Path, out: Path) -> Iterator[Stage]:
+    """Stages whose output is there and was made by another command: a smaller limit, another scale, another seed."""
+    path = out / "stages.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    made = {line["stage"]: line["command"] for line in lines if line["code"] == 0}
+    for stage in every:
+        if stage.out.exists() and made.get(stage.name, "") not in ("", _written(stage, data, out)):
+            yield stage
 
 
 def _commit() -> str:

@@ -118,6 +118,17 @@ def test_a_stage_that_is_there_is_not_run_again_and_a_failure_stops(script, monk
     assert [line.stage for line in log] == ["x/a", "x/b", "x/c"]
 
 
+def test_what_another_command_made_is_not_taken_for_this_ones(script, monkeypatch, tmp_path, capfd):
+    """A quick look with a small limit, then the real run: its outputs are there, but they are not what is wanted."""
+    run = stages_of(script, monkeypatch, tmp_path, {"a": 0, "b": 0})
+    assert run.main(["small", "DATA", str(tmp_path), "--only", "x/a"]) == 0
+    log = tmp_path / "stages.jsonl"
+    log.write_text(log.read_text().replace("python -c", "python -O -c"))  # as if the command had been another one
+    with pytest.raises(SystemExit):
+        run.main(["small", "DATA", str(tmp_path)])
+    assert "x/a was made by another command" in capfd.readouterr().err and not (tmp_path / "x" / "b").exists()
+
+
 def test_a_step_ends_in_time_and_the_next_goes_on(script, monkeypatch, tmp_path, capfd):
     run = stages_of(script, monkeypatch, tmp_path, {"a": 0, "b": -1, "c": 0})
     monkeypatch.setattr(run, "GRACE", 1)
@@ -179,6 +190,20 @@ def test_a_document_that_is_damaged_is_named(script, out, tmp_path):
     path = tmp_path / "out" / "gtsrb" / "paper-evaluation" / "report.json"
     path.write_text(path.read_text().replace('"overall"', '"over"'))
     with pytest.raises(InputError, match="report.json.*over"):
+        script("documents").read_all(tmp_path / "out")
+
+
+def test_evaluations_that_do_not_belong_together_make_no_page(script, out, tmp_path):
+    from pdtool.errors import InputError
+
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "gtsrb" / "hardened-evaluation" / "report.json"
+    text = path.read_text()
+    path.write_text(re.sub(r'("seed": )\d+', r"\g<1>7", text))
+    with pytest.raises(InputError, match="of unlike images or seeds"):
+        script("documents").read_all(tmp_path / "out")
+    path.write_text(re.sub(r'("bundle_digest": ")[0-9a-f]{8}', r"\g<1>00000000", text))
+    with pytest.raises(InputError, match="is of another hardened-bundle"):
         script("documents").read_all(tmp_path / "out")
 
 
