@@ -1,7 +1,6 @@
 """The parts of adaptive attacks: steps that stay in bounds, the detector's cost against brute force, a blind search."""
 
 import copy
-import dataclasses
 import itertools
 from typing import Any, cast
 
@@ -11,21 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pdtool.artifacts import FileEntry
 from pdtool.calibration.mmt import compile_mmt
 from pdtool.calibration.table import DecisionTable, GradedTable, SequentialTest, Table, replay
 from pdtool.calibration.wald import compile_wald
 from pdtool.errors import UsageError
 from pdtool.evaluation import adaptive_full
 from pdtool.evaluation.adaptive_availability import costliest_share, disturb, outcome
-from pdtool.evaluation.adaptive_checks import check_attacks, check_disturbances, curves_of
 from pdtool.evaluation.adaptive_decision import Pixels, search
 from pdtool.evaluation.adaptive_descent import Look, descend, margins
 from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost
 from pdtool.evaluation.adaptive_plan import Plan
-from pdtool.evaluation.adaptive_results import Cell, Disturbance, Goal, half_point
+from pdtool.evaluation.adaptive_results import Goal, half_point
 from pdtool.evaluation.adaptive_transfer import push_together
-from pdtool.evaluation.metrics import mean_of, rate
 from pdtool.images import as_input
 
 Labels = NDArray[np.int64]
@@ -301,48 +297,6 @@ def test_disturbed_images_are_no_better_for_the_table_than_clean_ones(
         assert (done(found) >= clean - 0.1).all()  # judged by some of the orders
         means.append(done(found).mean())
     assert means[1] >= means[0] - 0.01 and means[1] > clean.mean() + 0.02
-
-
-def test_checks_say_where_they_tell_nothing() -> None:
-    def cell(steps: int, evaded: int, *, again: bool = False) -> Cell:
-        some, nothing = rate(np.arange(20) < evaded), mean_of(np.zeros(0))
-        return Cell(
-            threat="full", surrogates=None, epsilon=0.1, steps=steps, again=again, attempts=1, attacked=20,
-            fooled=some, evasion=some, flagged=some, unscreened=0, models_used=nothing, linf=nothing, spent=nothing,
-            queries=nothing, evaded=tuple(range(evaded)), file=FileEntry(path="a", bytes=1, sha256="0" * 64),
-        )  # fmt: skip
-
-    def checked(usual: int, few: int, again: int) -> list[tuple[bool, str | None]]:
-        cells = [cell(50, usual)]
-        checks = check_attacks(curves_of(cells), cells, [cell(10, few), cell(50, again, again=True)], 0.1)
-        assert [check.name.partition(": ")[2][:8] for check in checks] == ["more ste", "one more"]
-        return [(check.holds, check.empty) for check in checks]
-
-    assert checked(0, 0, 0) == [(True, "no success")] * 2
-    assert checked(20, 20, 20) == [(True, "saturated")] * 2
-    assert checked(12, 10, 13) == [(True, None)] * 2
-    assert checked(10, 12, 12) == [(False, None)] * 2
-
-    def disturbed(goal: Goal | None, steps: int, kept: int, flagged: int, used: float) -> Disturbance:
-        return Disturbance(
-            goal=goal, share=None, epsilon=0.1, steps=steps, attacked=20, kept=rate(np.arange(20) < kept),
-            flagged=rate(np.arange(20) < flagged), models_used=mean_of(np.full(kept, used)), file=None,
-        )  # fmt: skip
-
-    def judged(clean: Disturbance, few: Disturbance, many: Disturbance) -> list[tuple[bool, str | None]]:
-        return [(c.holds, c.empty) for c in check_disturbances([clean, many], [few], 0.1, 8)]
-
-    clean = disturbed(None, 0, 20, 2, 3.0)
-    assert judged(clean, disturbed("alarm", 10, 20, 9, 2), disturbed("alarm", 50, 18, 12, 2)) == [(True, None)] * 2
-    assert judged(clean, disturbed("alarm", 10, 20, 9, 2), disturbed("alarm", 50, 18, 2, 2)) == [(False, None)] * 2
-    assert judged(clean, disturbed("delay", 10, 20, 0, 4), disturbed("delay", 50, 20, 0, 5)) == [(True, None)] * 2
-    assert judged(clean, disturbed("delay", 10, 20, 0, 4), disturbed("delay", 50, 12, 0, 5)) == [(False, None)] * 2
-    agreed = dataclasses.replace(disturbed("delay", 50, 20, 0, 3), share=0.0)  # what asks most: all members agree
-    assert judged(clean, dataclasses.replace(agreed, steps=10), agreed) == [(True, "saturated")] * 2
-    capped = disturbed(None, 0, 20, 0, 8.0)
-    assert (
-        judged(capped, disturbed("delay", 10, 20, 0, 8), disturbed("delay", 50, 20, 0, 8)) == [(True, "saturated")] * 2
-    )
 
 
 class _Device:
