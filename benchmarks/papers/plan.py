@@ -88,7 +88,7 @@ CIFAR10 = Data(
     test="{data}/cifar10-test-public.tar.gz#2/2",
     foreign=("{data}/gtsrb-test-public.tar.gz",),
     model="resnet18:width=16",
-    training=("--epochs", "15", "--flip"),
+    training=("--epochs", "30", "--flip"),
     tuning={
         "paper": ("--epochs", "2", "--flip"),
         "hardened": ("--epochs", "4", "--flip", "--hardening", "crafted=1"),
