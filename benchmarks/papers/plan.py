@@ -90,9 +90,9 @@ CIFAR10 = Data(
     model="resnet18:width=16",
     training=("--epochs", "30", "--flip"),
     tuning={
-        "paper": ("--epochs", "2", "--flip"),
-        "hardened": ("--epochs", "4", "--flip", "--hardening", "crafted=1"),
-        "l1-norm": ("--epochs", "2", "--flip", "--max-drop", "0.3"),
+        "paper": ("--epochs", "4", "--flip"),
+        "hardened": ("--epochs", "8", "--flip"),
+        "l1-norm": ("--epochs", "4", "--flip", "--max-drop", "0.3"),
         "lottery-ticket": (
             *("--rounds", "2", "--search-epochs", "1", "--epochs", "2", "--flip"),
             *("--max-drop", "0.3"),
