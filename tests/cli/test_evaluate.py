@@ -22,7 +22,7 @@ def _run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(("option", "table"), [("preset", PRESETS), ("control", CONTROLS), ("baseline", DETECTORS)])
 def test_the_help_names_what_there_is(option: str, table: dict[str, object]) -> None:
     """Written out by hand, so that asking for help imports no attack."""
-    (of,) = [each for each in get_command(app).commands["evaluate"].params if each.name == option]  # type: ignore[attr-defined]
+    (of,) = [each for each in get_command(app).commands["evaluate"].params if each.name == option]  # type: ignore[attr-defined]  # a group
     assert f": {', '.join(table)};" in of.help
 
 

@@ -46,7 +46,7 @@ def weights_of(folder: Path) -> dict[str, bytes]:
 )
 def test_no_setting_that_cannot_be_used(setting: str, value: float, message: str) -> None:
     with pytest.raises(UsageError, match=f"hardening: {message}"):
-        Hardening(**{setting: value})  # type: ignore[arg-type]
+        Hardening(**{setting: value})  # type: ignore[arg-type]  # of the table above
 
 
 def test_settings_from_the_command_line() -> None:
@@ -179,7 +179,7 @@ def test_every_method_that_trains_can_be_hardened(
     hard: PoolRequest, tmp_path: Path, method: str, options: dict[str, float]
 ) -> None:
     short = replace(hard.recipe, epochs=1)
-    request = replace(hard, method=method, members=1, max_drop=1.0, recipe=short, **options)  # type: ignore[arg-type]
+    request = replace(hard, method=method, members=1, max_drop=1.0, recipe=short, **options)  # type: ignore[arg-type]  # of the table above
     make_pool(request, tmp_path / "hard")
     make_pool(replace(request, hardening=None), tmp_path / "soft")
     assert weights_of(tmp_path / "hard") != weights_of(tmp_path / "soft")
@@ -198,7 +198,7 @@ def test_nobody_forgets_to_craft(hard: PoolRequest) -> None:
 
 def test_a_plan_counts_the_crafting(hard: PoolRequest) -> None:
     def planned(epochs: int, **settings: float) -> PoolPlan:
-        recipe, hardening = replace(hard.recipe, epochs=epochs), Hardening(**settings)  # type: ignore[arg-type]
+        recipe, hardening = replace(hard.recipe, epochs=epochs), Hardening(**settings)  # type: ignore[arg-type]  # of the table above
         return plan_pool(replace(hard, members=1, recipe=recipe, hardening=hardening))
 
     few, many, scouted = planned(40, crafted=0.01), planned(40, crafted=20.0), planned(40, crafted=0.01, scouts=9)

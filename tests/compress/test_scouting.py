@@ -59,7 +59,7 @@ def test_scouts_are_made_and_attacked(hard: PoolRequest, monkeypatch: pytest.Mon
 
     def noting(nets: list[nn.Module], *rest: object, **more: object) -> object:
         victims.append(list(nets))
-        return craft(nets, *rest, **more)  # type: ignore[arg-type]
+        return craft(nets, *rest, **more)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(scouting, "craft", noting)
     request = replace(hard, hardening=Hardening(crafted=0.5, scouts=2))

@@ -357,4 +357,4 @@ def test_half_of_a_curve_lies_between_its_points() -> None:
 )
 def test_plans_that_cannot_be_tried_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Plan(**wrong)  # type: ignore[arg-type]
+        Plan(**wrong)  # type: ignore[arg-type]  # wrong on purpose

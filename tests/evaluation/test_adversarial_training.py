@@ -193,4 +193,4 @@ def test_classes_are_the_original_s(tmp_path: Path, original: Original) -> None:
 @pytest.mark.parametrize("wrong", [{"epsilon": 8.0}, {"step": 0.0}, {"steps": 0}])
 def test_settings_that_attack_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="regime pgd-at: expected epsilon and step in"):
-        replace(REGIMES["pgd-at"], **wrong)  # type: ignore[arg-type]
+        replace(REGIMES["pgd-at"], **wrong)  # type: ignore[arg-type]  # wrong on purpose
