@@ -68,14 +68,14 @@ class Stage:
     command: tuple[str, ...]
 
 
-def _pools(channels: int, hardened: int, zeros: int) -> tuple[Pool, ...]:
+def _pools(channels: int, hardened: int, others: int) -> tuple[Pool, ...]:
     return (
         Pool(name="paper", method="random-channel", members=channels, options=("--recipe", "paper")),
         Pool(name="hardened", method="random-channel", members=hardened, options=("--recipe", "hardened")),
         Pool(name="mutation-nai", method="mutation-nai", members=channels, rule=("--rule", "mmt")),
-        Pool(name="l1-norm", method="l1-norm", members=hardened),
-        Pool(name="lottery-ticket", method="lottery-ticket", members=zeros),
-        Pool(name="subnetwork", method="subnetwork", members=zeros),
+        Pool(name="l1-norm", method="l1-norm", members=others),
+        Pool(name="lottery-ticket", method="lottery-ticket", members=others),
+        Pool(name="subnetwork", method="subnetwork", members=others),
     )
 
 

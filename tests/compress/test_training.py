@@ -82,6 +82,7 @@ def test_mixed_precision_learns_as_well(
 ) -> None:
     nets = [lenet(), lenet()]
     recipe = replace(SHORT, epochs=6)
+    monkeypatch.setattr("pdtool.compress.training.half_of", lambda device: None)
     fit(nets[0], training, recipe, seed=0)
     monkeypatch.setattr("pdtool.compress.training.half_of", lambda device: half)
     fit(nets[1], training, recipe, seed=0)
@@ -91,8 +92,12 @@ def test_mixed_precision_learns_as_well(
     assert weights[1].dtype == torch.float32 and not torch.equal(weights[0], weights[1])
 
 
-def test_half_precision_is_for_gpus_alone() -> None:
-    assert half_of(torch.device("cpu")) is None
+@pytest.mark.parametrize(("able", "half"), [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx2", None)])
+def test_cpus_take_half_precision_where_they_have_instructions_for_it(
+    able: str, half: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    assert half_of(torch.device("cpu")) is half
 
 
 def test_every_step_is_counted(training: TrainingSet) -> None:
