@@ -92,7 +92,9 @@ def test_mixed_precision_learns_as_well(
     assert weights[1].dtype == torch.float32 and not torch.equal(weights[0], weights[1])
 
 
-@pytest.mark.parametrize(("able", "half"), [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx2", None)])
+@pytest.mark.parametrize(
+    ("able", "half"), [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx2", None)]
+)
 def test_cpus_take_half_precision_where_they_have_instructions_for_it(
     able: str, half: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
