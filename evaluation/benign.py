@@ -10,16 +10,27 @@ from pdtool.calibration.table import replay, table_of
 from pdtool.data import Dataset
 from pdtool.decisions import Calibration
 from pdtool.errors import InputError, UsageError
-from pdtool.evaluation.controls import CONTROLS, Control, parse_control, run_control
-from pdtool.evaluation.counting import count_frames, separate
+from pdtool.evaluation.controls import CONTROLS, Control, parse_control, run_control, same_norm
+from pdtool.evaluation.counting import FEW, count_frames, separate
 from pdtool.evaluation.metrics import mean_of, rate
 from pdtool.evaluation.results import BenignResult, CompareResult
-from pdtool.evaluation.screening import Screened
+from pdtool.evaluation.screening import Screened, fooled
 from pdtool.images import Images
 from pdtool.runtime.bundle import OpenBundle, open_bundle
 from pdtool.runtime.votes import collect_votes
 
-__all__ = ["Screen", "choose_controls", "compare", "open_other", "screen_control", "screen_foreign"]
+__all__ = [
+    "SAME_NORM",
+    "Screen",
+    "choose_controls",
+    "compare",
+    "open_other",
+    "screen_control",
+    "screen_foreign",
+    "screen_same_norm",
+]
+
+SAME_NORM = "same-norm"  # the control that is made of what attacks did
 
 Screen = Callable[[str, Images, NDArray[np.int64], NDArray[np.int64]], Screened]  # name, images, truth, source
 
@@ -27,10 +38,13 @@ Screen = Callable[[str, Images, NDArray[np.int64], NDArray[np.int64]], Screened]
 def choose_controls(texts: Sequence[str]) -> dict[str, Control]:
     """Each control under a name of its own, as attacks have them; "all" is every one with its usual settings.
 
+    `SAME_NORM` is not among them: it needs what attacks made.
     Raises UsageError for an unknown control or one given twice.
     """
     named: dict[str, Control] = {}
     for text in texts:
+        if text == SAME_NORM:
+            continue
         for control in map(parse_control, CONTROLS if text == "all" else (text,)):
             if control in named.values():
                 if text == "all":
@@ -55,6 +69,28 @@ def screen_control(name: str, control: Control, clean: Screened, screen: Screen,
         relabelled=rate(found.given != clean.given[right]),
         frames=count_frames(found, np.ones(len(found), dtype=bool)),
         lcr=separate(clean.lcr()[right], found.lcr()),
+    )
+
+
+def screen_same_norm(attacked: Screened, clean: Screened, screen: Screen, *, seed: int) -> BenignResult | None:
+    """Gaussian noise in place of an attack: on each image that it fooled the original on, as long (L2) as its change.
+
+    None where the attack fooled the original on fewer than `FEW` images.
+    """
+    won = fooled(attacked, clean)
+    if won.sum() < FEW:
+        return None
+    source = attacked.source[won]
+    noisy = same_norm(clean.images[source], attacked.images[won], seed=seed)
+    found = screen(f"{SAME_NORM}: {attacked.name}", noisy, attacked.truth[won], source)
+    return BenignResult(
+        name=f"{SAME_NORM}: {attacked.name}",
+        kind="control",
+        spec=f"{SAME_NORM}: {attacked.name}",
+        description=f"Gaussian noise, on each image as long (L2) as {attacked.name}'s change",
+        relabelled=rate(found.given != clean.given[source]),
+        frames=count_frames(found, np.ones(len(found), dtype=bool)),
+        lcr=separate(clean.lcr()[~clean.wrong], found.lcr()),
     )
 
 

@@ -16,7 +16,7 @@ from pdtool.evaluation.attack_common import Setting, read_settings, spec_of
 from pdtool.extras import require
 from pdtool.images import Images, as_input
 
-__all__ = ["CONTROLS", "Control", "parse_control", "run_control"]
+__all__ = ["CONTROLS", "Control", "parse_control", "run_control", "same_norm"]
 
 Pixels = NDArray[np.float32]
 
@@ -137,3 +137,12 @@ def run_control(images: Images, control: Control | str, *, seed: int = 0) -> Pix
     given = np.ascontiguousarray(as_input(images).transpose(0, 2, 3, 1))
     changed = control.function(given, np.random.default_rng(seed), **control.settings)
     return np.clip(changed, 0, 1).astype(np.float32, copy=False)
+
+
+def same_norm(images: Images, changed: Images, *, seed: int = 0) -> Pixels:
+    """Gaussian noise on images (N, H, W, C), on each as long (L2, before clipping) as its way to the `changed` one."""
+    before = as_input(images)
+    drawn = np.random.default_rng(seed).standard_normal(before.shape, dtype=np.float32)
+    length, wanted = (np.sqrt((of**2).sum(axis=(1, 2, 3), keepdims=True)) for of in (drawn, as_input(changed) - before))
+    noisy: Pixels = np.clip(before + drawn * (wanted / length), 0, 1).transpose(0, 2, 3, 1)
+    return noisy

@@ -22,7 +22,15 @@ from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacked import Attacked
 from pdtool.evaluation.baselines import BaselineResult, run_baselines
-from pdtool.evaluation.benign import choose_controls, compare, open_other, screen_control, screen_foreign
+from pdtool.evaluation.benign import (
+    SAME_NORM,
+    choose_controls,
+    compare,
+    open_other,
+    screen_control,
+    screen_foreign,
+    screen_same_norm,
+)
 from pdtool.evaluation.chosen import attack_limits, choose_attacks, evenly
 from pdtool.evaluation.counting import attack_result, clean_result, overall, worst_case, wrong_result
 from pdtool.evaluation.detectors import DETECTORS
@@ -52,7 +60,8 @@ OWN = ("report.html", "report.md", "verdicts.jsonl", "votes.npz", "mixed.npz", "
 class Extras:
     """What is evaluated beside the attacks named: everything here is optional.
 
-    `presets`: names of `PRESETS`. `controls`: benign changes, "all" for each. `foreign`: data specs of images of other
+    `presets`: names of `PRESETS`. `controls`: benign changes, "same-norm" for noise as long as each attack's change,
+    "all" for each. `foreign`: data specs of images of other
     classes. `compare`: other exports of the same pool. `limits`: attack name -> most images that it is given.
     `baselines`: other detectors, "all" for each, fitted on the data spec `baseline_data`. `images`: a folder for the
     attacked images, which several evaluations may share.
@@ -164,12 +173,15 @@ def evaluate_bundle(
                 path = linked(path, folder / "attacked" / f"{name}.npz")
             files[name] = FileEntry(path=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
         write_atomic(folder / "mixed.npz", mixed_stream(clean_data, truth, attacked, opened.bundle))
-        sets = 1 + len(attacked) + len(controls) + len(foreign) + len(others)
+        same_norm = tuple(attacked) if {SAME_NORM, "all"} & set(extras.controls) else ()
+        sets = 1 + len(attacked) + len(controls) + len(same_norm) + len(foreign) + len(others)
         with clock.step("screen"), watch("screen", len(opened.models) * sets) as task:
             screen = partial(screen_set, bundle, seed=seed, memory_budget=memory_budget, advance=task.advance)
             clean = screen("clean", clean_data.images, truth, np.arange(len(truth)))
             screened = {name: screen(name, a.images, a.labels, a.source) for name, a in attacked.items()}
             benign = [screen_control(name, c, clean, screen, seed=seed) for name, c in controls.items()]
+            noisy = [screen_same_norm(screened[name], clean, screen, seed=seed) for name in same_norm]
+            benign += [each for each in noisy if each is not None]
             benign += [screen_foreign(images, clean, screen) for images in foreign]
             members = [member.id for member in opened.bundle.members]
             compared = [compare(other, calibration, members, clean, task.advance) for other in others]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pdtool.evaluation.counting import FEW
 from pdtool.evaluation.metrics import Area, Mean, Rate
 from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.wording import NOTHING, counted, number, percent
@@ -123,7 +124,7 @@ def summary(e: Evaluation) -> tuple[str, ...]:
         f"One asked {number(clean.models_used.value)} of at most {e.subject.max_models} members on average and cost "
         f"{number(clean.cost.value)} forward passes of the original."
     )
-    harmed = [b for b in e.benign if b.kind == "control" and b.frames.flagged.share is not None]
+    harmed = [b for b in e.benign if b.kind == "control" and b.frames.count >= FEW]
     spoilt = sum(a.wrong_before for a in e.attacks)
     if spoilt:
         lines.append(

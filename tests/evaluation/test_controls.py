@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdtool.errors import UsageError
-from pdtool.evaluation.controls import CONTROLS, parse_control, run_control
+from pdtool.evaluation.controls import CONTROLS, parse_control, run_control, same_norm
 from pdtool.images import Images, as_input
 
 Scans = NDArray[np.uint8]
@@ -118,3 +118,18 @@ def test_a_quality_that_is_none_is_refused(images: Scans, quality: int) -> None:
 def test_specs_say_everything() -> None:
     assert [control.spec for control in CONTROLS.values()] == [parse_control(c.spec).spec for c in CONTROLS.values()]
     assert CONTROLS["stretch"].spec == "stretch" and CONTROLS["jpeg"].spec == "jpeg:quality=75"
+
+
+def test_noise_is_as_long_as_another_change_and_goes_elsewhere() -> None:
+    rng = np.random.default_rng(1)
+    images = rng.integers(100, 156, (20, 8, 8, 3)).astype(np.uint8)
+    before = images.astype(np.float32) / 255
+    changed = before + np.linspace(0, 0.1, 20, dtype=np.float32)[:, None, None, None] * rng.choice(
+        [-1, 1], before.shape
+    )
+    noisy = same_norm(images, changed.astype(np.float32), seed=5)
+    assert noisy.shape == images.shape and noisy.dtype == np.float32 and noisy.min() >= 0 and noisy.max() <= 1
+    lengths = [np.linalg.norm((of - before).reshape(20, -1), axis=1) for of in (noisy, changed)]
+    np.testing.assert_allclose(lengths[0], lengths[1], rtol=0.02, atol=1e-5)  # hardly anything is clipped
+    assert abs(np.corrcoef((noisy - before).ravel(), (changed - before).ravel())[0, 1]) < 0.1
+    assert np.array_equal(noisy, same_norm(images, changed.astype(np.float32), seed=5))

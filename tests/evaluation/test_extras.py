@@ -76,7 +76,8 @@ def test_controls_change_the_images_that_the_original_gets_right(
     assert [c.name for c in controls] == [
         "noise" if c.spec.endswith("0.3") else "noise-2" if c.name.startswith("noise") else c.name for c in controls
     ]
-    assert len(controls) == 1 + len(CONTROLS)
+    assert len(controls) == 1 + len(CONTROLS) + 1 and controls[-1].name == "same-norm: fgsm"
+    assert controls[-1].frames.count == result.attacks[0].frames.count
     data = load_data("digits", (1, 32, 32), role="test")
     opened = open_bundle(workshop / "bundle")
     before = collect_votes(opened, data.images)
