@@ -1,6 +1,7 @@
 """The original: trained here, or loaded from weights that came from elsewhere."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -77,12 +78,17 @@ def train_original(
     device: str = "auto",
     force: bool = False,
     dry_run: bool = False,
+    like: Original | None = None,
+    fitting: Callable[..., float] = fit,
+    about: Mapping[str, str] | None = None,
     watch: Watch = silent,
 ) -> Trained:
     """Train a model from scratch and write its weights with everything that `compress` needs.
 
     A tenth of the data is held back (the same one that `compress` holds back) and gives the accuracy, unless `test`
     names other data. `dry_run` trains and writes nothing; its accuracy and seconds are 0.
+    Classes and preprocessing are those of the data, or of the original `like`. `fitting` trains, as `fit` does; `about`
+    is added to the file's metadata.
     Raises InputError for unusable data or an existing `out` (unless `force`), UsageError for a bad spec.
     """
     if out.suffix != ".safetensors":
@@ -94,20 +100,21 @@ def train_original(
     place = pick_device(device)
     spec = ModelSpec.parse(model)
     dataset = load_labelled(data, spec)
-    spec = spec.with_classes(len(dataset.classes))
-    kept, held = hold_back(align(dataset, dataset.classes), dataset.groups, spec=data)
+    classes = dataset.classes if like is None else like.classes
+    spec = spec.with_classes(len(classes))
+    kept, held = hold_back(align(dataset, classes), dataset.groups, spec=data)
     if test is not None:
-        held = align(load_data(test, spec.input, role="test"), dataset.classes)
-    preprocessing = override(preprocessing_of(kept.images), mean, std)
+        held = align(load_data(test, spec.input, role="test"), classes)
+    preprocessing = override(preprocessing_of(kept.images) if like is None else like.preprocessing, mean, std)
     net = build(spec, seed=seed)
     recipe, steps = recipe.resolved(len(kept)), recipe.steps(len(kept))
     seconds = rate = 0.0
     if not dry_run:
         training = TrainingSet.of(kept.images, kept.labels, preprocessing, place)
         with watch(f"train {spec.name}", steps) as task:
-            seconds = fit(net.to(place), training, recipe, seed=seed, tick=task.advance)
+            seconds = fitting(net.to(place), training, recipe, seed=seed, tick=task.advance)
         rate = accuracy(net, held.images, held.labels, preprocessing)
-        metadata = Original(spec, net, dataset.classes, preprocessing).metadata() | {
+        metadata = Original(spec, net, classes, preprocessing).metadata() | {
             "accuracy": str(round(rate, 6)),
             "accuracy_images": str(len(held)),
             "data": data,
@@ -115,12 +122,13 @@ def train_original(
             "seed": str(seed),
             "recipe": canonical(encode(recipe)).decode(),
             "pdtool": pdtool.__version__,
+            **(about or {}),
         }
         save_weights(out, net, metadata)
     return Trained(
         file=str(out),
         model=str(spec),
-        classes=len(dataset.classes),
+        classes=len(classes),
         train_images=len(kept),
         steps=steps,
         accuracy=rate,

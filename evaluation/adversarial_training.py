@@ -14,27 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pdtool
-from pdtool.compress.models import build
 from pdtool.compress.modes import evaluating
-from pdtool.compress.original import Original, Trained, load_labelled, pick_device
-from pdtool.compress.split import align, hold_back
+from pdtool.compress.original import Original, Trained, train_original
 from pdtool.compress.training import (
     RECIPES,
     Hooks,
     Recipe,
     TrainingSet,
-    accuracy,
     device_of,
     estimate_norms,
     fit,
     half_of,
 )
 from pdtool.compress.watch import Watch, silent
-from pdtool.compress.weights import save_weights
-from pdtool.data import load_data
-from pdtool.errors import InputError, UsageError
-from pdtool.jsonform import canonical, encode
+from pdtool.errors import UsageError
 
 __all__ = ["REGIMES", "Regime", "fit_adversarially", "train_adversarially"]
 
@@ -119,47 +112,21 @@ def train_adversarially(
 
     `accuracy` is that on clean images: the tenth of `data` that `train` and `compress` hold back, or `test`. The file
     loads like any original's; its metadata also says the regime. An epoch takes about steps + 1 times as long as
-    ordinary training. Raises InputError for unusable data or an existing `out` (unless `force`), GateError where the
-    loss is no longer a number.
+    ordinary training. Raises what `train_original` raises.
     """
-    if out.suffix != ".safetensors":
-        raise UsageError(f"the weights' file should end in .safetensors, is {out}")
-    if out.exists() and not force:
-        raise InputError(f"{out}: exists already; choose another file or replace it by force")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: its folder does not exist; create {out.parent} first")
-    place, spec = pick_device(device), original.spec
-    dataset = load_labelled(data, spec)
-    kept, held = hold_back(align(dataset, original.classes), dataset.groups, spec=data)
-    if test is not None:
-        held = align(load_data(test, spec.input, role="test"), original.classes)
-    training = TrainingSet.of(kept.images, kept.labels, original.preprocessing, place)
-    recipe, steps = recipe.resolved(len(kept)), recipe.steps(len(kept))
-    net = build(spec, seed=seed).to(place)
-    with watch(f"train {spec.name} by {regime.name}", steps) as task:
-        seconds = fit_adversarially(regime, net, training, recipe, seed=seed, tick=task.advance)
-    rate = accuracy(net, held.images, held.labels, original.preprocessing)
-    metadata = Original(spec, net, original.classes, original.preprocessing).metadata() | {
-        "accuracy": str(round(rate, 6)),
-        "accuracy_images": str(len(held)),
-        "data": data,
-        "data_fingerprint": dataset.fingerprint,
-        "seed": str(seed),
-        "recipe": canonical(encode(recipe)).decode(),
-        "regime": regime.spec,
-        "pdtool": pdtool.__version__,
-    }
-    save_weights(out, net, metadata)
-    return Trained(
-        file=str(out),
-        model=str(spec),
-        classes=len(original.classes),
-        train_images=len(kept),
-        steps=steps,
-        accuracy=rate,
-        accuracy_images=len(held),
-        accuracy_on=test or "held back from the data",
-        seconds=seconds,
+    return train_original(
+        str(original.spec),
+        data,
+        out,
+        test=test,
+        recipe=recipe,
+        seed=seed,
+        device=device,
+        force=force,
+        like=original,
+        fitting=partial(fit_adversarially, regime),
+        about={"regime": regime.spec},
+        watch=watch,
     )
 
 
