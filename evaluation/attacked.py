@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pdtool.datasets import largest_bytes
 from pdtool.errors import InputError, PdtoolError
-from pdtool.files import LARGEST_JSON, npz_bytes, write_atomic
+from pdtool.files import LARGEST_JSON, npz_bytes, npz_header, write_atomic
 from pdtool.jsonform import canonical, parse
 
 __all__ = ["Attacked", "read_attacked", "write_attacked"]
@@ -94,23 +94,16 @@ def read_attacked(path: Path) -> Attacked:
 
 def _check_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     """Refuse an array of another kind, and one whose bytes are not those of its header, before it is read."""
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        header = file.tell()
-    name = info.filename.removesuffix(".npy")
+    header, name = npz_header(archive, info), info.filename.removesuffix(".npy")
     kind, axes = ARRAYS.get(name, ("<U", 1 if name == "classes" else 0))
-    right = dtype.kind == "U" if kind == "<U" else dtype.str == kind
-    if not right or len(shape) != axes or fortran:
-        raise InputError(f"{path}: {name} should be {kind} with {axes} axes, is {dtype.str} {shape}; {AGAIN}")
-    size = dtype.itemsize
-    for length in shape:
-        size *= length  # Python integers: no overflow
+    right = header.dtype.kind == "U" if kind == "<U" else header.dtype.str == kind
+    if not right or len(header.shape) != axes or header.fortran:
+        came = f"{header.dtype.str} {header.shape}"
+        raise InputError(f"{path}: {name} should be {kind} with {axes} axes, is {came}; {AGAIN}")
     most = LARGEST_JSON if kind == "<U" else largest_bytes()
-    if size > most:
-        raise InputError(f"{path}: {name} takes {size} bytes, at most {most} allowed; {AGAIN}")
-    if size + header != info.file_size or info.file_size > 1100 * info.compress_size + 1000:
+    if header.size > most:
+        raise InputError(f"{path}: {name} takes {header.size} bytes, at most {most} allowed; {AGAIN}")
+    if not header.whole:
         raise InputError(f"{path}: {name} does not hold what its header says; {AGAIN}")
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pdtool.errors import InputError, PdtoolError
 from pdtool.extras import current_folder_importable, require
+from pdtool.files import npz_header
 from pdtool.folders import is_archive, open_member
 from pdtool.images import Images
 
@@ -228,20 +229,13 @@ def _check_npz(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     if len({info.filename for info in members}) != len(members):
         raise InputError(f"{path}: holds an array twice; write it again with numpy.savez")
     for info in members:
-        with archive.open(info) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            header = file.tell()
-        size = dtype.itemsize
-        for length in shape:
-            size *= length  # Python integers: no overflow
-        total += size
-        if dtype.hasobject:
+        header = npz_header(archive, info)
+        total += header.size
+        if header.dtype.hasobject:
             raise InputError(
                 f"{path}: {info.filename} holds Python objects, which are never loaded; save plain numbers"
             )
-        if size + header != info.file_size or info.file_size > 1100 * info.compress_size + 1000:
+        if not header.whole:
             raise InputError(f"{path}: {info.filename} does not hold what its header says; the file is refused")
     if total > largest_bytes():
         raise InputError(

@@ -6,18 +6,22 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdtool.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
     "LARGEST_JSON",
     "WRITE_ERRORS",
+    "NpzHeader",
     "npz_bytes",
+    "npz_header",
     "read_checked",
     "read_limited",
     "sha256_bytes",
@@ -103,6 +107,33 @@ def npz_bytes(arrays: Mapping[str, "NDArray[Any]"]) -> bytes:
             np.lib.format.write_array(item, np.asarray(array, order="C"), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), item.getvalue())  # dated 1980
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class NpzHeader:
+    """What an array of an .npz says of itself. `size`: bytes of its numbers; `whole`: the file really holds as many."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: "np.dtype[Any]"
+    size: int
+    whole: bool
+
+
+def npz_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NpzHeader:
+    """Read an array's header and nothing else: to judge before memory is taken. Raises what damaged bytes raise."""
+    import numpy as np
+
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        header = file.tell()
+    size = dtype.itemsize
+    for length in shape:
+        size *= length  # Python integers: no overflow
+    whole = size + header == info.file_size <= 1100 * info.compress_size + 1000  # deflate gains no more than that
+    return NpzHeader(shape, fortran, dtype, size, whole)
 
 
 # What goes wrong in writing that the user can put right
