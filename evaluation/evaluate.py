@@ -3,7 +3,7 @@
 import json
 import time
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,9 @@ from pdtool.compress.original import pick_device
 from pdtool.compress.watch import Watch, silent
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
 from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attack_art import toolbox
 from pdtool.evaluation.attacked import Attacked
+from pdtool.evaluation.attacks import Attack, library
 from pdtool.evaluation.baselines import BaselineResult, run_baselines
 from pdtool.evaluation.benign import (
     SAME_NORM,
@@ -32,6 +34,7 @@ from pdtool.evaluation.benign import (
     screen_same_norm,
 )
 from pdtool.evaluation.chosen import attack_limits, choose_attacks, evenly
+from pdtool.evaluation.controls import Control
 from pdtool.evaluation.counting import attack_result, clean_result, overall, worst_case, wrong_result
 from pdtool.evaluation.detectors import DETECTORS
 from pdtool.evaluation.image_store import Job, attack_or_reuse, drop_kept, kept_folder, linked
@@ -123,8 +126,7 @@ def evaluate_bundle(
     chosen, controls = choose_attacks(attacks, extras.presets), choose_controls(extras.controls)
     limits = attack_limits([f"{name}={count}" for name, count in extras.limits.items()])
     baselines, place = _baselines(extras), pick_device(attack_on)
-    for module in ("jinja2", "matplotlib", "PIL.Image"):  # said now, not after hours of attacks
-        require(module, "write the report")
+    _ask_for_packages(chosen.values(), controls.values(), baselines)
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool, model=model)
     calibration = opened.calibration
@@ -232,6 +234,23 @@ def evaluate_bundle(
     if extras.images is None:
         drop_kept(kept, made)
     return evaluation
+
+
+def _ask_for_packages(attacks: Iterable[Attack], controls: Iterable[Control], baselines: Iterable[str]) -> None:
+    """Raise MissingError for a package that is not installed now, not after hours of attacks."""
+    for module in ("jinja2", "matplotlib", "PIL.Image"):
+        require(module, "write the report")
+    by = {attack.by for attack in attacks}
+    if "foolbox" in by:
+        library()
+    if "adversarial-robustness-toolbox" in by:
+        toolbox("art")
+    if any(control.name == "blur" for control in controls):
+        require("scipy.ndimage", "blur images")
+    if "squeezing" in baselines:
+        require("scipy.ndimage", "smooth images")
+    if "mahalanobis" in baselines:
+        require("sklearn.covariance", "fit a detector")
 
 
 def _baselines(extras: Extras) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pdtool.compress.folder import open_pool
 from pdtool.data import load_data
 from pdtool.decisions import Verdict
 from pdtool.errors import InputError, MissingError, UsageError
-from pdtool.evaluation.evaluate import evaluate_bundle
+from pdtool.evaluation.evaluate import Extras, evaluate_bundle
 from pdtool.evaluation.metrics import threshold_at
 from pdtool.evaluation.results import Evaluation
 from pdtool.files import sha256_file
@@ -239,13 +239,26 @@ def test_what_cannot_be_evaluated_is_refused(workshop: Path, bundle: Path, tmp_p
     assert (out / "mine.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize("missing", ["jinja2", "matplotlib", "PIL.Image"])
-def test_a_package_that_the_report_needs_is_asked_for_before_the_attacks(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+@pytest.mark.parametrize(
+    ("missing", "purpose"),
+    [
+        ("jinja2", "write the report"),
+        ("matplotlib", "write the report"),
+        ("PIL.Image", "write the report"),
+        ("foolbox", "attack the original"),
+        ("art", "attack the original"),
+        ("scipy.ndimage", "blur images"),
+        ("sklearn.covariance", "fit a detector"),
+    ],
+)
+def test_a_package_that_is_needed_is_asked_for_before_the_attacks(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, purpose: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(MissingError, match="write the report"):
-        evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", out=tmp_path / "out")
+    extras = Extras(controls=["blur"], baselines=["mahalanobis"], baseline_data="digits#train")
+    attacks = ("fgsm", "one-pixel")
+    with pytest.raises(MissingError, match=purpose):
+        evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", attacks, out=tmp_path / "out", extras=extras)
     assert not list(tmp_path.iterdir())  # nor an attacked image
 
 
