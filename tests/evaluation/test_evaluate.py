@@ -256,7 +256,7 @@ def test_a_package_that_is_needed_is_asked_for_before_the_attacks(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     extras = Extras(controls=["blur"], baselines=["mahalanobis"], baseline_data="digits#train")
-    attacks = ("fgsm", "one-pixel")
+    attacks = ("fgsm", "one-pixel") if missing == "art" else ("fgsm",)  # the toolbox imports others itself
     with pytest.raises(MissingError, match=purpose):
         evaluate_bundle(workshop / "bundle", workshop / "pool", "digits", attacks, out=tmp_path / "out", extras=extras)
     assert not list(tmp_path.iterdir())  # nor an attacked image
