@@ -34,7 +34,7 @@ __all__ = ["Attempt", "Kept", "Work", "attack_all", "code_files", "drop_unused",
 LOG = logging.getLogger(__name__)
 ROOM = Path(__file__).parent
 # The code that makes and counts cells, beside every adaptive_*.py but those that only tell of them
-OTHER_CODE = ("attacked.py", "metrics.py", "../calibration/table.py", "../runtime/screener.py")
+OTHER_CODE = ("attacked.py", "attack_features.py", "metrics.py", "../calibration/table.py", "../runtime/screener.py")
 TELLING = ("adaptive_checks.py", "adaptive_report.py")
 OWN_NAME = re.compile(r"[a-z0-9.+-]+-[0-9a-f]{12}\.(npz|json)")
 # Attacks the stage's images of these rows: their attacked images (n, C, H, W), from a generator of the attempt's own

@@ -12,6 +12,7 @@ from pdtool.artifacts import FileEntry
 from pdtool.evaluation.adaptive_availability import costliest_share, disturb
 from pdtool.evaluation.adaptive_cells import Attempt, Kept, Work, attack_all, keep, pictures, store, unit
 from pdtool.evaluation.adaptive_decision import Found, search
+from pdtool.evaluation.adaptive_features import FEATURES, Features, push_features
 from pdtool.evaluation.adaptive_full import WAYS, Way, evade
 from pdtool.evaluation.adaptive_plan import GRADIENT, Plan
 from pdtool.evaluation.adaptive_results import Cell, Disturbance, Goal, Threat
@@ -124,6 +125,9 @@ def _attempts(
             members = {"oblivious": (), "surrogates": stage.surrogates[:count], "stolen": stage.members}[threat]
             judged = threat == "stolen"
             attempts.append(partial(_push, stage, members, aims, {**common, "at_once": plan.at_once, "judge": judged}))
+        if threat == "surrogates":
+            common = {"epsilon": epsilon, "steps": steps, "random_start": restart > 0, "at_once": plan.at_once}
+            attempts += [partial(_push_features, stage, stage.surrogates[:count], way, common) for way in FEATURES]
     return tuple(attempts)
 
 
@@ -137,6 +141,21 @@ def _push(
 ) -> torch.Tensor:
     chosen = torch.from_numpy(rows)
     return push_together(stage.original, members, stage.images[chosen], aims[chosen], generator=generator, **common)
+
+
+def _push_features(
+    stage: Stage,
+    members: tuple[torch.nn.Module, ...],
+    way: Features,
+    common: dict[str, Any],
+    rows: NDArray[np.int64],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    chosen = torch.from_numpy(rows)
+    return push_features(
+        stage.original, members, stage.images[chosen], stage.labels[chosen], way=way, generator=generator,
+        base=partial(_push, stage, members, stage.aims[0], {**common, "judge": False}, rows, generator), **common,
+    )  # fmt: skip
 
 
 def _evade(

@@ -18,6 +18,7 @@ from pdtool.evaluation import adaptive_full
 from pdtool.evaluation.adaptive_availability import costliest_share, disturb, outcome
 from pdtool.evaluation.adaptive_decision import Pixels, search
 from pdtool.evaluation.adaptive_descent import Look, descend, margins
+from pdtool.evaluation.adaptive_features import FEATURES, Features, push_features
 from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost
 from pdtool.evaluation.adaptive_plan import Plan
 from pdtool.evaluation.adaptive_results import Goal, half_point
@@ -96,6 +97,37 @@ def test_an_image_that_needs_no_more_work_is_left_alone(planes: torch.Tensor) ->
         return descend(planes[i : i + 1], look, epsilon=0.5, steps=10, generator=torch.Generator())
 
     assert torch.equal(found, torch.cat([single(i) for i in range(6)]))
+
+
+@pytest.mark.parametrize("way", FEATURES)
+def test_pushing_the_middle_layers_of_two_nets_fools_both(
+    net: torch.nn.Module, planes: torch.Tensor, labels: Labels, way: Features
+) -> None:
+    torch.manual_seed(4)
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1 + 0.1 * torch.randn(parameter.shape))
+    nets, truth = [net.requires_grad_(False), other.requires_grad_(False)], torch.from_numpy(labels[:24])
+    aims = (truth + 1) % 10
+
+    def push(members: list[torch.nn.Module], seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return push_features(
+            net, members, planes, truth, way=way, epsilon=0.2, steps=20, at_once=2, generator=generator,
+            base=lambda: push_together(
+                net, members, planes, aims, epsilon=0.2, steps=20, at_once=2, judge=False, generator=generator
+            ),
+        )  # fmt: skip
+
+    found = push(nets[1:], 0)
+    assert (found - planes).abs().max() <= 0.2 + 1e-6 and found.min() >= 0 and found.max() <= 1
+    for each in nets:
+        before, after = ((each(x).argmax(1) == truth).float().mean() for x in (planes, found))
+        assert after < before - 0.5
+    noise = (planes + 0.2 * torch.randn(planes.shape).sign()).clamp(0, 1)
+    assert (net(noise).argmax(1) == truth).float().mean() > 0.7
+    assert torch.equal(found, push(nets[1:], 0)) and not torch.equal(found, push([], 0))
 
 
 def test_attacking_two_nets_together_fools_both(net: torch.nn.Module, planes: torch.Tensor, labels: Labels) -> None:
