@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from defend import Defences
-from plan import RULES, SCALES
+from plan import ADAPTIVE, RULES, SCALES
 
 from pdtool.artifacts import Bundle, Pool
 from pdtool.compress.models import ModelSpec, build
 from pdtool.decisions import Calibration
 from pdtool.errors import InputError
+from pdtool.evaluation.adaptive_results import AdaptiveResult
 from pdtool.evaluation.attacks import PRESETS, parse_attack
 from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.files import read_limited
@@ -36,6 +37,7 @@ class Found:
     pools: dict[str, Pool]
     calibrations: dict[str, Calibration]
     reports: dict[str, Evaluation]
+    adaptive: dict[str, AdaptiveResult]
     defences: Defences | None
 
     @property
@@ -78,6 +80,7 @@ def _read(folder: Path, name: str, title: str) -> Found:
         pools=_each(Pool, {pool: folder / pool / "pool.json" for pool in POOLS}),
         calibrations=_each(Calibration, {n: folder / f"{n}-bundle" / "calibration.json" for n in calibrated}),
         reports=reports,
+        adaptive=_each(AdaptiveResult, {n: folder / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE}),
         defences=_each(Defences, {"": folder / "defences.json"}).get(""),
     )
 

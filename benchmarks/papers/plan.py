@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["HERE", "RULES", "SCALES", "Data", "Pool", "Scale", "Stage", "stages"]
+__all__ = ["ADAPTIVE", "HERE", "RULES", "SCALES", "Data", "Pool", "Scale", "Stage", "stages"]
 
 HERE = Path(__file__).parent
+# Pools that are attacked by those who know them -> the bundle that judges
+ADAPTIVE: Mapping[str, str] = {"paper": "paper-bundle", "hardened": "hardened-graded-bundle"}
 # Pools under other rules than their own: bundle -> pool and options of calibrate
 RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "paper-wald": ("paper", ("--rule", "wald", "--preset", "paper")),
@@ -44,6 +46,7 @@ class Data:
     tuning: Mapping[str, tuple[str, ...]]  # pool -> options of compress
     target_fpr: float
     regimes: Mapping[str, int] = field(default_factory=dict)  # adversarially trained models -> epochs
+    adaptive: int = 0  # images attacked by those who know the defence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class Scale:
     limit: int
     limits: Mapping[str, int]
     train_on: str
+    surrogates: int  # members of such an attacker's own
     attacks: tuple[str, ...] = ("pgd:epsilon=8/255",)
     presets: tuple[str, ...] = ("paper-access2021", "paper-icml2021", "strong")
 
@@ -101,6 +105,7 @@ CIFAR10 = Data(
     },
     target_fpr=0.1,
     regimes={"fast-at": 4},
+    adaptive=50,
 )
 GTSRB = Data(
     name="gtsrb",
@@ -143,6 +148,7 @@ FULL_CIFAR10 = Data(
     tuning={name: ("--flip",) for name in ("paper", "hardened", "l1-norm", "lottery-ticket", "subnetwork")},
     target_fpr=0.05,
     regimes={"pgd-at": 6, "trades": 4, "fast-at": 15},
+    adaptive=100,
 )
 SCALES = {
     "small": Scale(
@@ -151,6 +157,7 @@ SCALES = {
         limit=300,
         limits={"cw": 100, "jsma": 100, "local-search": 60, "one-pixel": 20, "square": 30},
         train_on="cpu",
+        surrogates=5,
     ),
     "full": Scale(
         data=(FULL_CIFAR10, SVHN),
@@ -158,6 +165,7 @@ SCALES = {
         limit=1000,
         limits={"cw": 200, "jsma": 200, "local-search": 200, "one-pixel": 50, "square": 100},
         train_on="cuda",
+        surrogates=20,
     ),
 }
 
@@ -193,6 +201,22 @@ def _of(scale: Scale, images: Data, data: Path, out: Path, limit: int, seed: int
             "pdtool", "calibrate", out / name, "--data", spec(images.fit), *options,
         )  # fmt: skip
 
+    def compress(name: str, pool: Pool, members: int, seed: int) -> Stage:
+        return stage(
+            f"{name}/compress", f"{name}/pool.json",
+            "pdtool", "compress", "--weights", weights, "--data", train, "--method", pool.method,
+            "--members", members, *pool.options, *images.tuning.get(pool.name, ()), "--out", out / name, *on,
+            "--seed", seed,
+        )  # fmt: skip
+
+    def adaptive(name: str, bundle: str) -> Stage:
+        return stage(
+            f"{name}/adaptive", f"{name}-adaptive/adaptive.json",
+            "pdtool", "evaluate", out / bundle, "--pool", out / name, "--data", test,
+            "--limit", min(images.adaptive, limit), "--adaptive", "--surrogates", out / f"{name}-surrogates",
+            "--out", out / f"{name}-adaptive", *seeded,
+        )  # fmt: skip
+
     def evaluate(name: str, bundle: str, pool: str, *options: object) -> Stage:
         return stage(
             f"{name}/evaluate", f"{name}-evaluation/report.json",
@@ -208,12 +232,8 @@ def _of(scale: Scale, images: Data, data: Path, out: Path, limit: int, seed: int
         "pdtool", "train", "--model", images.model, "--data", train, "--out", weights, *images.training, *on, *seeded,
     )  # fmt: skip
     for pool in scale.pools:
-        name, tuning = pool.name, images.tuning.get(pool.name, ())
-        yield stage(
-            f"{name}/compress", f"{name}/pool.json",
-            "pdtool", "compress", "--weights", weights, "--data", train, "--method", pool.method,
-            "--members", pool.members, *pool.options, *tuning, "--out", out / name, *on, *seeded,
-        )  # fmt: skip
+        name = pool.name
+        yield compress(name, pool, pool.members, seed)
         yield export(f"{name}-bundle", name)
         yield calibrate(f"{name}-bundle", pool.rule)
         beside: list[str] = []
@@ -228,6 +248,10 @@ def _of(scale: Scale, images: Data, data: Path, out: Path, limit: int, seed: int
         yield export(f"{name}-bundle", pool_name)
         yield calibrate(f"{name}-bundle", options)
         yield evaluate(name, f"{name}-bundle", pool_name, *named)
+    for pool in scale.pools:
+        if images.adaptive and pool.name in ADAPTIVE:
+            yield compress(f"{pool.name}-surrogates", pool, scale.surrogates, seed + 1)
+            yield adaptive(pool.name, ADAPTIVE[pool.name])
     for regime, epochs in images.regimes.items():
         yield stage(
             f"{regime}/train", f"{regime}.safetensors",

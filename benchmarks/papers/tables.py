@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from access import access_tables
+from adaptive_curves import adaptive_tables
 from cells import markdown
 from documents import Found, Log, read_all, read_log
 from icml import icml_tables
@@ -43,14 +44,16 @@ def write(every: Sequence[Found], log: Sequence[Log]) -> str:
     lossy = any(found.lossy for found in every)
 
     def section(title: str, tables: Iterator[str]) -> Iterator[str]:
-        yield f"## {title}"
-        for table in tables:
+        for i, table in enumerate(tables):
+            if i == 0:
+                yield f"## {title}"
             yield f"{table}\n\n*{LOSSY}*" if lossy else table
 
     parts = [
         "# The papers' tables, measured again",
         *_head(every, log),
         *section("What the papers leave out", matters(every)),
+        *section("Attackers who know the defence", adaptive_tables(every)),
         *section("Wang et al., IEEE Access 2021", access_tables(every)),
         *section("Chen et al., ICML 2021 workshop", icml_tables(every)),
         "## Stages",

@@ -142,6 +142,8 @@ def test_a_step_ends_in_time_and_the_next_goes_on(script, monkeypatch, tmp_path,
 @pytest.fixture(scope="module")
 def out(workshop, tmp_path_factory):
     """What the runner leaves, of digits in place of traffic signs: two pools, the rest is missing."""
+    from pdtool.evaluation.adaptive import adaptive_study
+    from pdtool.evaluation.adaptive_plan import Plan
     from pdtool.evaluation.evaluate import Extras, evaluate_bundle
 
     folder = tmp_path_factory.mktemp("papers") / "gtsrb"
@@ -153,6 +155,8 @@ def out(workshop, tmp_path_factory):
     bundle, pool = folder / "paper-bundle", folder / "paper"
     evaluate_bundle(bundle, pool, "digits", attacks, out=folder / "paper-evaluation", extras=extras, limit=40)
     shutil.copytree(folder / "paper-evaluation", folder / "hardened-evaluation")
+    plan = Plan(threats=("oblivious", "availability"), epsilons=(0.1, 0.3), steps=5)
+    adaptive_study(bundle, pool, "digits", plan, out=folder / "paper-adaptive", limit=12)
     return folder.parent
 
 
@@ -170,6 +174,24 @@ def test_the_page_holds_every_table_and_our_figures_beside_the_papers(script, ou
     assert f"| GTSRB | DF | {deepfool.frames.count} | 96.59 / – | 99.73 / {ours} | {ours} |" in page
     assert f"{100 * report.clean.every.cleared.share:.1f}" in page[page.index("### Table 5") :]
     assert "JPEG pictures of quality" not in page  # digits are no CIFAR-10
+
+
+def test_attackers_who_know_the_defence_stand_pool_beside_pool(script, out):
+    documents = script("documents")
+    every = documents.read_all(out)
+    result = every[0].adaptive["paper"]
+    page = script("tables").write(every, documents.read_log(out))
+    section = page[page.index("## Attackers who know the defence") : page.index("## Wang")]
+    (curve,) = result.curves
+    figure = script("cells").figure
+    cells = " | ".join(figure(within, 0) for within in curve.within)
+    assert f"| T0 oblivious | `--recipe paper` | {cells} | " in section
+    clean, alarms = (next(d for d in result.disturbances if d.goal == goal) for goal in (None, "alarm"))
+    assert f"| clean frames | `--recipe paper` | 0 | {figure(clean.flagged)} |" in section
+    assert f"| T5 alarm | `--recipe paper` | 25.5 | {figure(alarms.flagged)} |" in section
+    hold = sum(check.holds for check in result.checks)
+    assert f"`--recipe paper` {hold} of {len(result.checks)} checks hold" in section
+    assert all(check.name in section for check in result.checks if not check.holds)
 
 
 def test_the_worst_attack_of_the_goals_is_the_worst_of_the_report(script, out):
