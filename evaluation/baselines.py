@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from pdtool.compress.watch import Watch, silent
@@ -42,7 +44,7 @@ def run_baselines(
     net: nn.Module,
     fit: Dataset,
     clean: Images,
-    attacked: Mapping[str, Images],
+    attacked: Mapping[str, tuple[Images, NDArray[np.bool_]]],
     *,
     seed: int = 0,
     batch: int = 128,
@@ -50,8 +52,8 @@ def run_baselines(
 ) -> tuple[BaselineResult, ...]:
     """Fit each detector named on the clean training images `fit`, score `clean` and every set of `attacked` images.
 
-    `net` takes pixels in [0, 1]; images are (N, H, W, C), uint8 or float32 in [0, 1]. Every image given counts, so
-    give the attacked ones that fool `net`, by the attack's name. Thresholds come from `clean` alone.
+    `net` takes pixels in [0, 1]; images are (N, H, W, C), uint8 or float32 in [0, 1]. Of the attacked ones, by the
+    attack's name, those count that are chosen (N,): the ones that fool `net`. Thresholds come from `clean` alone.
 
     Raises UsageError for an unknown or repeated name, InputError for `fit` without labels or with too few images and
     for images of different sizes, MissingError without scikit-learn or SciPy.
@@ -71,22 +73,22 @@ def _run(
     net: nn.Module,
     fit: Dataset,
     clean: Images,
-    attacked: Mapping[str, Images],
+    attacked: Mapping[str, tuple[Images, NDArray[np.bool_]]],
     seed: int,
     batch: int,
     watch: Watch,
 ) -> BaselineResult:
     assert fit.labels is not None
-    with watch(f"baseline {name}", len(clean) + sum(map(len, attacked.values()))) as task:
+    with watch(f"baseline {name}", len(clean) + sum(int(chosen.sum()) for _, chosen in attacked.values())) as task:
         fitted = fit_detector(name, net, fit.images, fit.labels, seed=seed, batch=batch)
         below = fitted.score(clean, batch=batch, advance=task.advance)
         sets = []
-        for attack, images in attacked.items():
-            above = fitted.score(images, batch=batch, advance=task.advance)
+        for attack, (images, chosen) in attacked.items():
+            above = fitted.score(images[chosen], batch=batch, advance=task.advance)
             sets.append(
                 BaselineSet(
                     name=attack,
-                    n=len(images),
+                    n=len(above),
                     auroc=auroc_interval(below, above),
                     tpr_1=tpr_at(below, above, 0.01),
                     tpr_5=tpr_at(below, above, 0.05),

@@ -191,7 +191,7 @@ def evaluate_bundle(
         if fit is not None:
             with clock.step("baselines"):
                 won = {name: fooled(s, clean) for name, s in screened.items()}
-                fooling = {name: s.images[won[name]] for name, s in screened.items() if won[name].any()}
+                fooling = {name: (s.images, won[name]) for name, s in screened.items() if won[name].any()}
                 rows = run_baselines(
                     baselines, job.net.to("cpu"), fit, clean_data.images, fooling, seed=seed, batch=batch, watch=watch
                 )

@@ -91,7 +91,7 @@ def attack_or_reuse(
         made = replace(made, source=chosen[made.source])
         write_attacked(path, made, job.classes)
         task.say(f"{attack.spec}: fooled the original on {int(made.success.sum())} of {len(made)} images")
-    return made, path
+    return read_attacked(path), path  # the images leave memory
 
 
 def kept_folder(out: Path, images: Path | None) -> Path:

@@ -41,6 +41,20 @@ def test_what_was_written_is_read_bit_for_bit(attacked: Attacked, file: Path, tm
     assert (tmp_path / "again.npz").read_bytes() == file.read_bytes()
 
 
+def test_images_stay_in_their_file_once_their_checksum_is_right(file: Path, tmp_path: Path) -> None:
+    images = read_attacked(file).images
+    assert isinstance(images, np.memmap) and not images.flags.writeable
+    whole = bytearray(file.read_bytes())
+    place = bytes(whole).index(images.tobytes()) + 400  # one bit of a pixel that stays a number in [0, 1]
+    whole[place] ^= 1
+    (tmp_path / "changed.npz").write_bytes(whole)
+    with pytest.raises(InputError, match="CRC"):
+        read_attacked(tmp_path / "changed.npz")
+    with np.load(file) as archive:
+        np.savez_compressed(tmp_path / "small.npz", **archive)
+    assert np.array_equal(read_attacked(tmp_path / "small.npz").images, images)
+
+
 def _set(name: str, at: int, value: float) -> Callable[[Arrays], None]:
     def change(arrays: Arrays) -> None:
         arrays[name].reshape(-1)[at] = value
