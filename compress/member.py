@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from pdtool.artifacts import Plan, PoolMember, PoolModel, entry_of
@@ -18,7 +17,7 @@ from pdtool.compress.masks import weight_layers, weight_of
 from pdtool.compress.original import Original
 from pdtool.compress.prune import achieved
 from pdtool.compress.split import Labelled
-from pdtool.compress.training import accuracy, device_of
+from pdtool.compress.training import accuracy, made_on
 from pdtool.compress.weights import weights_bytes
 from pdtool.errors import GateError, InputError, IntegrityError
 from pdtool.files import read_checked, read_limited, write_atomic
@@ -81,7 +80,7 @@ def make_member(id: str, method: Method, task: Task, *, key: str) -> Made:
         reason=reason,
         seed=task.seed,
         recipe_key=key,
-        made_on=_here(net),
+        made_on=made_on(net),
         drawn=drawn,
         layer_rates={name: round(share, 6) for name, share in (rates.layers or zeros).items()},
         channel_rate=round(rates.channels, 6),
@@ -97,13 +96,6 @@ def save(folder: Path, made: Made) -> None:
         write_atomic(folder / path, data)
     record = canonical(encode(Record(member=made.member)))
     write_atomic(folder / "members" / f"{made.member.id}.record.json", record)
-
-
-def _here(net: nn.Module) -> str:
-    """What, beside the request, decides about a member's bytes, as far as a word can say."""
-    place, threads = device_of(net), torch.get_num_threads()
-    on = f"threads: {threads}" if place.type == "cpu" else torch.cuda.get_device_name(place)
-    return f"{place.type}, {on}, torch {torch.__version__}"
 
 
 def _nonzero(net: nn.Module, layer: str) -> int:

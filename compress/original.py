@@ -13,7 +13,7 @@ import pdtool
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import ModelSpec, approve, build
 from pdtool.compress.split import align, hold_back, preprocessing_of
-from pdtool.compress.training import RECIPES, Recipe, TrainingSet, accuracy, fit
+from pdtool.compress.training import RECIPES, Recipe, TrainingSet, accuracy, fit, made_on
 from pdtool.compress.watch import Watch, silent
 from pdtool.compress.weights import fit_state, load_weights, save_weights
 from pdtool.data import Dataset, load_data
@@ -89,7 +89,8 @@ def train_original(
     names other data. `dry_run` trains and writes nothing; its accuracy and seconds are 0.
     Classes and preprocessing are those of the data, or of the original `like`. `fitting` trains, as `fit` does; `about`
     is added to the file's metadata.
-    Raises InputError for unusable data or an existing `out` (unless `force`), UsageError for a bad spec.
+    Raises InputError for unusable data or an existing `out` (unless `force`), UsageError for a bad spec, GateError
+    where the loss is no longer a number.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"--out should end in .safetensors, is {out}")
@@ -121,6 +122,7 @@ def train_original(
             "data_fingerprint": dataset.fingerprint,
             "seed": str(seed),
             "recipe": canonical(encode(recipe)).decode(),
+            "made_on": made_on(net),
             "pdtool": pdtool.__version__,
             **(about or {}),
         }

@@ -1,7 +1,7 @@
 """An attacker's own members attacked in their middle layers, together with the original: what may transfer further.
 
-FIA (Wang et al. 2021) and ILA (Huang et al. 2019) as in `attack_fia` and `attack_ila`, on several nets at once: what
-each net's middle layer says of an image is pushed along a direction of that net's own.
+FIA (Wang et al. 2021) and ILA (Huang et al. 2019) on several nets at once: what each net's middle layer says of an
+image is pushed along a direction of that net's own, by the steps of `descend`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,16 +14,17 @@ from torch.nn import functional as F
 
 from pdtool.evaluation.adaptive_descent import descend
 from pdtool.evaluation.attack_features import features_of, middle_layer
+from pdtool.jsonform import JsonValue
 
-__all__ = ["FEATURES", "push_features"]
+__all__ = ["FEATURES", "SETTINGS", "Features", "push_features"]
 
 Features = Literal["fia", "ila"]
 FEATURES: tuple[Features, ...] = ("fia", "ila")
 DEPTH = 0.5  # share of the convolutions before the layer
-MASKS = (
-    10  # copies of an image, of whose values the share DROP is blackened, that a feature's importance is averaged over
-)
-DROP = 0.1
+# A feature's importance is averaged over so many copies of the image, of whose values the share DROP is blackened
+MASKS = 30
+DROP = 0.3
+SETTINGS: dict[str, JsonValue] = {"ways": list(FEATURES), "depth": DEPTH, "masks": MASKS, "drop": DROP}
 
 
 def push_features(
@@ -43,7 +44,8 @@ def push_features(
     """Images (N, C, H, W) within `epsilon`, of labels (N,), whose middle layers have been pushed in all nets.
 
     `fia`: away from what speaks for the label. `ila`: along the change that the images of `base()` make there. Every
-    net's direction is a unit vector for each image. Every step pushes the original and `at_once` members, drawn anew.
+    net's direction is a unit vector for each image. Every step pushes the original and `at_once` members, drawn anew,
+    which together weigh as much as the original.
     """
     nets = (original, *members)
     layers = [middle_layer(net, images, DEPTH) for net in nets]
@@ -56,9 +58,11 @@ def push_features(
 
     def look(x: Tensor, rows: Tensor, step: int, last: bool) -> tuple[Tensor, None]:
         moving = x.clone().requires_grad_(True)
+        drawn = 1 + rng.permutation(len(members))[:at_once]
         gained = torch.zeros(())
-        for i in (0, *(1 + rng.permutation(len(members))[:at_once])):
-            gained = gained + (features_of(nets[i], layers[i], moving)[0].flatten(1) * wanted[i][rows]).sum()
+        for i in (0, *drawn):
+            pushed = (features_of(nets[i], layers[i], moving)[0].flatten(1) * wanted[i][rows]).sum()
+            gained = gained + (pushed if i == 0 else pushed / len(drawn))
         (gradient,) = torch.autograd.grad(-gained, moving)
         return gradient, None
 

@@ -12,7 +12,7 @@ from pdtool.artifacts import FileEntry
 from pdtool.evaluation.adaptive_availability import costliest_share, disturb
 from pdtool.evaluation.adaptive_cells import Attempt, Kept, Work, attack_all, keep, pictures, store, unit
 from pdtool.evaluation.adaptive_decision import Found, search
-from pdtool.evaluation.adaptive_features import FEATURES, Features, push_features
+from pdtool.evaluation.adaptive_features import FEATURES, SETTINGS, Features, push_features
 from pdtool.evaluation.adaptive_full import WAYS, Way, evade
 from pdtool.evaluation.adaptive_plan import GRADIENT, Plan
 from pdtool.evaluation.adaptive_results import Cell, Disturbance, Goal, Threat
@@ -73,7 +73,7 @@ def _gradient_cell(
     settings: dict[str, JsonValue] = {"threat": threat, "surrogates": count, "epsilon": epsilon, "steps": steps}
     settings |= {"targets": len(work.stage.aims), "starts": list(starts), "at_once": plan.at_once}
     if threat == "surrogates":
-        settings["pool"] = work.stage.target.surrogates
+        settings["pool"], settings["features"] = work.stage.target.surrogates, SETTINGS
     attempts = _attempts(work.stage, plan, threat, count, epsilon, steps, starts)
     own = "" if count is None else f" of {count}"
     label = f"{threat}{own} at {unit(epsilon)}, {steps} steps" if threat != "noise" else f"noise of {unit(epsilon)}"

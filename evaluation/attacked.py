@@ -70,7 +70,7 @@ def read_attacked(path: Path) -> Attacked:
     objects are never loaded. Raises InputError for any other file.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as whole, zipfile.ZipFile(whole) as archive:
             names = [info.filename for info in archive.infolist()]
             if len(set(names)) != len(names) or {*names} != {
                 f"{name}.npy" for name in (*ARRAYS, "provenance", "classes")
@@ -79,7 +79,7 @@ def read_attacked(path: Path) -> Attacked:
             for info in archive.infolist():
                 _check_header(path, archive, info)
             arrays: dict[str, Any] = {}
-            arrays["images"] = npz_mapped(path, archive, archive.getinfo("images.npy"))
+            arrays["images"] = npz_mapped(whole, archive, archive.getinfo("images.npy"))
             for name in (*ARRAYS, "provenance"):
                 if name == "images":
                     continue

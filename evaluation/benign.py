@@ -10,8 +10,9 @@ from pdtool.calibration.table import replay, table_of
 from pdtool.data import Dataset
 from pdtool.decisions import Calibration
 from pdtool.errors import InputError, UsageError
+from pdtool.evaluation.attacks import Attack
 from pdtool.evaluation.controls import CONTROLS, Control, parse_control, run_control, same_norm
-from pdtool.evaluation.counting import FEW, count_frames, separate
+from pdtool.evaluation.counting import count_frames, separate
 from pdtool.evaluation.metrics import mean_of, rate
 from pdtool.evaluation.results import BenignResult, CompareResult
 from pdtool.evaluation.screening import Screened, fooled
@@ -42,9 +43,13 @@ def choose_controls(texts: Sequence[str]) -> dict[str, Control]:
     Raises UsageError for an unknown control or one given twice.
     """
     named: dict[str, Control] = {}
+    if list(texts).count(SAME_NORM) > 1:
+        raise UsageError(f"control {SAME_NORM!r} is given twice; give it once")
     for text in texts:
         if text == SAME_NORM:
             continue
+        if text.partition(":")[0] == SAME_NORM:
+            raise UsageError(f"control {text!r}: {SAME_NORM} takes no settings, its size is that of each attack")
         for control in map(parse_control, CONTROLS if text == "all" else (text,)):
             if control in named.values():
                 if text == "all":
@@ -72,25 +77,24 @@ def screen_control(name: str, control: Control, clean: Screened, screen: Screen,
     )
 
 
-def screen_same_norm(attacked: Screened, clean: Screened, screen: Screen, *, seed: int) -> BenignResult | None:
+def screen_same_norm(attack: Attack, attacked: Screened, clean: Screened, screen: Screen, *, seed: int) -> BenignResult:
     """Gaussian noise in place of an attack: on each image that it fooled the original on, as long (L2) as its change.
 
-    None where the attack fooled the original on fewer than `FEW` images.
+    Scores are told from those of the same images without noise: an attack may fool the hard ones alone.
     """
     won = fooled(attacked, clean)
-    if won.sum() < FEW:
-        return None
     source = attacked.source[won]
+    name = f"{SAME_NORM}: {attack.spec}"
     noisy = same_norm(clean.images[source], attacked.images[won], seed=seed)
-    found = screen(f"{SAME_NORM}: {attacked.name}", noisy, attacked.truth[won], source)
+    found = screen(name, noisy, attacked.truth[won], source)
     return BenignResult(
-        name=f"{SAME_NORM}: {attacked.name}",
+        name=name,
         kind="control",
-        spec=f"{SAME_NORM}: {attacked.name}",
-        description=f"Gaussian noise, on each image as long (L2) as {attacked.name}'s change",
+        spec=name,
+        description="Gaussian noise, on each image as long (L2) as the attack's change",
         relabelled=rate(found.given != clean.given[source]),
         frames=count_frames(found, np.ones(len(found), dtype=bool)),
-        lcr=separate(clean.lcr()[~clean.wrong], found.lcr()),
+        lcr=separate(clean.lcr()[source], found.lcr()),
     )
 
 

@@ -19,6 +19,7 @@ from pdtool.images import Images, as_input
 __all__ = ["CONTROLS", "Control", "parse_control", "run_control", "same_norm"]
 
 Pixels = NDArray[np.float32]
+BATCH, PASSES = 128, 4  # of noise that is made as long as other changes
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def parse_control(text: str) -> Control:
     """
     name, _, options = text.partition(":")
     if name not in CONTROLS:
-        raise UsageError(f"unknown control {name!r}; expected one of {', '.join(CONTROLS)}")
+        raise UsageError(f"unknown control {name!r}; expected all, same-norm or one of {', '.join(CONTROLS)}")
     control = CONTROLS[name]
     return replace(control, settings=read_settings("control", text, options, control.settings))
 
@@ -140,9 +141,23 @@ def run_control(images: Images, control: Control | str, *, seed: int = 0) -> Pix
 
 
 def same_norm(images: Images, changed: Images, *, seed: int = 0) -> Pixels:
-    """Gaussian noise on images (N, H, W, C), on each as long (L2, before clipping) as its way to the `changed` one."""
-    before = as_input(images)
-    drawn = np.random.default_rng(seed).standard_normal(before.shape, dtype=np.float32)
-    length, wanted = (np.sqrt((of**2).sum(axis=(1, 2, 3), keepdims=True)) for of in (drawn, as_input(changed) - before))
-    noisy: Pixels = np.clip(before + drawn * (wanted / length), 0, 1).transpose(0, 2, 3, 1)
+    """Gaussian noise on images (N, H, W, C), on each as long (L2) as its way to the `changed` one.
+
+    What clipping to [0, 1] takes from the noise is given back, as far as three passes can.
+    """
+    rng, noisy = np.random.default_rng(seed), np.empty(images.shape, dtype=np.float32)
+    for start in range(0, len(images), BATCH):
+        before, after = (as_input(of[start : start + BATCH]).transpose(0, 2, 3, 1) for of in (images, changed))
+        drawn = rng.standard_normal(before.shape, dtype=np.float32)
+        wanted = _lengths(after - before)
+        scale = np.ones_like(wanted)
+        for _ in range(PASSES):
+            length = _lengths(np.clip(before + drawn * scale, 0, 1) - before)
+            scale = scale * wanted / np.maximum(length, np.float32(1e-12))
+        noisy[start : start + BATCH] = np.clip(before + drawn * scale, 0, 1)
     return noisy
+
+
+def _lengths(changes: Pixels) -> Pixels:
+    lengths: Pixels = np.sqrt((changes**2).sum(axis=(1, 2, 3), keepdims=True))
+    return lengths

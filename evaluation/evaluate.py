@@ -35,7 +35,7 @@ from pdtool.evaluation.benign import (
 )
 from pdtool.evaluation.chosen import attack_limits, choose_attacks, evenly
 from pdtool.evaluation.controls import Control
-from pdtool.evaluation.counting import attack_result, clean_result, overall, worst_case, wrong_result
+from pdtool.evaluation.counting import FEW, attack_result, clean_result, overall, worst_case, wrong_result
 from pdtool.evaluation.detectors import DETECTORS
 from pdtool.evaluation.image_store import Job, attack_or_reuse, drop_kept, kept_folder, linked
 from pdtool.evaluation.mixed import mixed_stream
@@ -182,8 +182,14 @@ def evaluate_bundle(
             clean = screen("clean", clean_data.images, truth, np.arange(len(truth)))
             screened = {name: screen(name, a.images, a.labels, a.source) for name, a in attacked.items()}
             benign = [screen_control(name, c, clean, screen, seed=seed) for name, c in controls.items()]
-            noisy = [screen_same_norm(screened[name], clean, screen, seed=seed) for name in same_norm]
-            benign += [each for each in noisy if each is not None]
+            for name in same_norm:
+                if fooled(screened[name], clean).sum() >= FEW:
+                    benign.append(screen_same_norm(chosen[name], screened[name], clean, screen, seed=seed))
+                else:
+                    task.say(
+                        f"same-norm: left out for {chosen[name].spec}, which fooled the original on too few images"
+                    )
+                    task.advance(len(opened.models))
             benign += [screen_foreign(images, clean, screen) for images in foreign]
             members = [member.id for member in opened.bundle.members]
             compared = [compare(other, calibration, members, clean, task.advance) for other in others]

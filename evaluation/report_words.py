@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pdtool.evaluation.benign import SAME_NORM
 from pdtool.evaluation.counting import FEW
 from pdtool.evaluation.metrics import Area, Mean, Rate
 from pdtool.evaluation.results import AttackResult, Evaluation
@@ -124,7 +125,9 @@ def summary(e: Evaluation) -> tuple[str, ...]:
         f"One asked {number(clean.models_used.value)} of at most {e.subject.max_models} members on average and cost "
         f"{number(clean.cost.value)} forward passes of the original."
     )
-    harmed = [b for b in e.benign if b.kind == "control" and b.frames.count >= FEW]
+    controls = [b for b in e.benign if b.kind == "control" and b.frames.count >= FEW]
+    noisy = [b for b in controls if b.name.startswith(SAME_NORM)]
+    harmed = [b for b in controls if b not in noisy]
     spoilt = sum(a.wrong_before for a in e.attacks)
     if spoilt:
         lines.append(
@@ -136,6 +139,12 @@ def summary(e: Evaluation) -> tuple[str, ...]:
         lines.append(
             f"Of the benign changes {most.spec} raises most false alarms: "
             f"{counted(most.frames.flagged.events, most.frames.flagged.count)} flagged {span(most.frames.flagged)}."
+        )
+    if noisy:
+        most = max(noisy, key=lambda b: b.frames.flagged.share or 0.0)
+        lines.append(
+            f"Of noise as long as an attack's change most is flagged for {most.spec.removeprefix(SAME_NORM + ': ')}: "
+            f"{counted(most.frames.flagged.events, most.frames.flagged.count)} {span(most.frames.flagged)}."
         )
     return tuple(lines)
 

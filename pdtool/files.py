@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pdtool.errors import InputError, IntegrityError
 
@@ -139,26 +139,25 @@ def npz_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NpzHeader:
     return NpzHeader(shape, fortran, dtype, size, whole, header)
 
 
-def npz_mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> "NDArray[Any]":
+def npz_mapped(file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> "NDArray[Any]":
     """An array of an .npz left in its file, read-only: what is looked at comes into memory, and may leave it again.
 
-    The checksum is tested first. A file that is cut short in place after that ends the process (SIGBUS); one that is
-    replaced or deleted does no harm. A compressed or Fortran-ordered array is read as a whole. Raises what damaged bytes
-    raise.
+    `archive` reads the open `file`, which may be closed afterwards. The checksum is tested first. A file that is cut
+    short in place after that ends the process (SIGBUS); one that is replaced or deleted does no harm. A compressed or
+    Fortran-ordered array is read as a whole. Raises what damaged bytes raise.
     """
     import numpy as np
 
     header = npz_header(archive, info)
-    with archive.open(info) as file:
+    with archive.open(info) as member:
         if header.fortran or header.size == 0 or info.compress_type != zipfile.ZIP_STORED:
-            return np.lib.format.read_array(file, allow_pickle=False)
-        while file.read(2**20):
+            return np.lib.format.read_array(member, allow_pickle=False)
+        while member.read(2**20):
             pass  # at the end zipfile compares the checksum
-    with path.open("rb") as raw:
-        raw.seek(info.header_offset + 26)  # lengths of name and extra field, PKWARE's APPNOTE 4.3.7
-        name, extra = struct.unpack("<HH", raw.read(4))
+    file.seek(info.header_offset + 26)  # lengths of name and extra field, PKWARE's APPNOTE 4.3.7
+    name, extra = struct.unpack("<HH", file.read(4))
     start = info.header_offset + 30 + name + extra + header.at
-    return np.memmap(path, dtype=header.dtype, mode="r", offset=start, shape=header.shape)
+    return np.memmap(file, dtype=header.dtype, mode="r", offset=start, shape=header.shape)
 
 
 # What goes wrong in writing that the user can put right

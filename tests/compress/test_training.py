@@ -22,6 +22,7 @@ from pdtool.compress.training import (
     estimate_norms,
     fit,
     half_of,
+    made_on,
     predict,
 )
 from pdtool.compress.weights import load_weights, save_weights
@@ -98,8 +99,14 @@ def test_mixed_precision_learns_as_well(
 def test_cpus_take_half_precision_where_they_have_instructions_for_it(
     able: str, half: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True}, raising=False)
     assert half_of(torch.device("cpu")) is half
+    assert ("bfloat16" in made_on(lenet())) == (half is not None)
+
+
+def test_where_torch_does_not_tell_cpus_train_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert half_of(torch.device("cpu")) is None
 
 
 def test_every_step_is_counted(training: TrainingSet) -> None:

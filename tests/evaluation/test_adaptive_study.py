@@ -18,6 +18,7 @@ from pdtool.data import load_data
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation import adaptive_cells
 from pdtool.evaluation.adaptive import adaptive_study
+from pdtool.evaluation.adaptive_features import FEATURES
 from pdtool.evaluation.adaptive_plan import Plan
 from pdtool.evaluation.adaptive_report import markdown_page, summary
 from pdtool.evaluation.adaptive_results import AdaptiveResult, Cell
@@ -71,6 +72,8 @@ def test_what_counts_is_what_the_screener_says_of_the_stored_images(
     studied: tuple[Path, AdaptiveResult], workshop: Path
 ) -> None:
     out, result = studied
+    own = [cell for cell in result.cells if cell.threat == "surrogates"]
+    assert own and all(cell.attempts == result.targets + len(FEATURES) for cell in own)  # classes, and middle layers
     clean = as_input(load_data("digits", (1, 32, 32), role="test", limit=LIMIT).images)
     some = 0
     with Screener.open(workshop / "bundle", seed=SEED) as screener:

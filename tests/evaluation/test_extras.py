@@ -12,8 +12,9 @@ from pdtool.calibration.table import SequentialTest, table_of
 from pdtool.data import load_data
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation import image_store
+from pdtool.evaluation.attacked import read_attacked
 from pdtool.evaluation.attacks import run_attack
-from pdtool.evaluation.controls import CONTROLS, run_control
+from pdtool.evaluation.controls import CONTROLS, run_control, same_norm
 from pdtool.evaluation.evaluate import Extras, evaluate_bundle
 from pdtool.evaluation.results import Evaluation
 from pdtool.export.bundle import export_pool
@@ -76,8 +77,7 @@ def test_controls_change_the_images_that_the_original_gets_right(
     assert [c.name for c in controls] == [
         "noise" if c.spec.endswith("0.3") else "noise-2" if c.name.startswith("noise") else c.name for c in controls
     ]
-    assert len(controls) == 1 + len(CONTROLS) + 1 and controls[-1].name == "same-norm: fgsm"
-    assert controls[-1].frames.count == result.attacks[0].frames.count
+    assert len(controls) == 1 + len(CONTROLS) + 1 and controls[-1].name == "same-norm: fgsm:epsilon=0.1"
     data = load_data("digits", (1, 32, 32), role="test")
     opened = open_bundle(workshop / "bundle")
     before = collect_votes(opened, data.images)
@@ -96,6 +96,27 @@ def test_controls_change_the_images_that_the_original_gets_right(
     clean = before.evidence.changed.mean(axis=1)[right]
     pairs = (rates[:, None] > clean).mean() + 0.5 * (rates[:, None] == clean).mean()
     assert first.lcr.auroc.value == pytest.approx(pairs)
+
+
+def test_noise_in_place_of_an_attack_is_judged_against_the_same_images(
+    evaluated: tuple[Path, Evaluation], workshop: Path
+) -> None:
+    folder, result = evaluated
+    row = next(b for b in result.benign if b.name.startswith("same-norm"))
+    (path,) = (folder / "images").glob("fgsm-*.npz")
+    stored, votes = read_attacked(path), _votes(folder / "out" / "votes.npz")
+    won = (votes["fgsm/given"] != votes["fgsm/truth"]) & (votes["clean/given"] == votes["clean/truth"])[stored.source]
+    source = stored.source[won]
+    assert row.frames.count == len(source) == result.attacks[0].frames.count >= 10
+    images = load_data("digits", (1, 32, 32), role="test").images[source]
+    noisy = same_norm(images, stored.images[won], seed=3)
+    with Screener.open(workshop / "bundle", seed=3) as screener:
+        verdicts = list(screener.screen(noisy))
+    assert row.frames.flagged.events == sum(v.verdict == "adversarial" for v in verdicts)
+    after = collect_votes(open_bundle(workshop / "bundle"), noisy).evidence.changed.mean(axis=1)
+    before = (votes["clean/votes"] != votes["clean/given"][:, None]).mean(axis=1)[source]
+    pairs = (after[:, None] > before).mean() + 0.5 * (after[:, None] == before).mean()
+    assert row.lcr.auroc.value == pytest.approx(pairs)
 
 
 def test_foreign_images_are_counted_without_labels(
@@ -213,6 +234,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_attacked(
         assert list(tmp_path.iterdir()) == []
 
     refused(Extras(controls=("fog",)), UsageError, "unknown control 'fog'")
+    refused(Extras(controls=("same-norm", "same-norm")), UsageError, "'same-norm' is given twice")
+    refused(Extras(controls=("same-norm:epsilon=1",)), UsageError, "takes no settings")
     refused(Extras(controls=("jpeg", "jpeg:quality=75")), UsageError, "given twice with the same settings")
     refused(Extras(presets=("none",)), UsageError, "unknown preset 'none'")
     refused(Extras(limits={"nothing": 3}), UsageError, "unknown attack 'nothing'")
