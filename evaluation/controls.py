@@ -153,7 +153,7 @@ def same_norm(images: Images, changed: Images, *, seed: int = 0) -> Pixels:
         scale = np.ones_like(wanted)
         for _ in range(PASSES):
             length = _lengths(np.clip(before + drawn * scale, 0, 1) - before)
-            scale = scale * wanted / np.maximum(length, np.float32(1e-12))
+            scale *= wanted / np.maximum(length, np.float32(1e-12))
         noisy[start : start + BATCH] = np.clip(before + drawn * scale, 0, 1)
     return noisy
 
