@@ -21,15 +21,12 @@ def adaptive_tables(every: Sequence[Found]) -> Iterator[str]:
 
 
 def _of(results: dict[str, AdaptiveResult]) -> Iterator[str]:
-    first = next(iter(results.values()))
     epsilons = sorted({epsilon for result in results.values() for curve in result.curves for epsilon in curve.epsilons})
-    targets = sorted({f"{result.target.target_fpr:g}" for result in results.values()})
     yield (
         "`pdtool evaluate --adaptive` (`docs/evaluation.md`): share of images, %, that are labelled wrongly *and* "
-        "cleared, within each epsilon (largest change of a pixel, of 255); half at: the epsilon with 50 %. "
-        f"n = {first.attacked} images, {first.steps} steps, {first.targets} targets, {first.queries} queries; "
-        f"false-alarm target {', '.join(targets)}."
+        "cleared, within each epsilon (largest change of a pixel, of 255); half at: the epsilon with 50 %."
     )
+    yield "\n".join(f"- {_about(name, result)}" for name, result in results.items())
     curves = {(curve.threat, curve.surrogates): curve_name(curve) for r in results.values() for curve in r.curves}
     rows = [
         (title, NAMES[name], *_cells(curve, epsilons), NOTHING if curve.half is None else number(255 * curve.half, 1))
@@ -66,6 +63,15 @@ def _of(results: dict[str, AdaptiveResult]) -> Iterator[str]:
             for name, result in results.items()
         )
         + "."
+    )
+
+
+def _about(name: str, result: AdaptiveResult) -> str:
+    t = result.target
+    return (
+        f"{NAMES[name]}: {t.members} members, rule {t.rule} on {t.evidence} evidence, at most {t.max_models} asked, at "
+        f"most {100 * t.target_fpr:g} % false alarms asked for; n = {result.attacked} images, {result.steps} steps, "
+        f"{result.targets} targets, {result.restarts} start(s), {result.queries} queries, seed {result.seed}."
     )
 
 

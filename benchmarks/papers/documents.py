@@ -73,6 +73,14 @@ def _read(folder: Path, name: str, title: str) -> Found:
             raise InputError(f"{folder / n}-evaluation is of another {n}-bundle; remove it and run run.py again")
     if len({(report.data_fingerprint, report.seed) for report in reports.values()}) > 1:
         raise InputError(f"{folder}: the evaluations are of unlike images or seeds; remove the odd ones")
+    adaptive = _each(AdaptiveResult, {n: folder / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE})
+    for n, result in adaptive.items():
+        bundle = _each(Bundle, {n: folder / ADAPTIVE[n] / "bundle.json"}).get(n)
+        if bundle is not None and bundle.digest != result.target.bundle_digest:
+            raise InputError(f"{folder / n}-adaptive is of another {ADAPTIVE[n]}; remove it and run run.py again")
+    alike = {(r.data_fingerprint, r.seed, r.steps, r.queries, r.targets) for r in adaptive.values()}
+    if len(alike) > 1:
+        raise InputError(f"{folder}: the adaptive attacks are of unlike images, seeds or strength; remove the odd ones")
     return Found(
         name=name,
         title=title,
@@ -80,7 +88,7 @@ def _read(folder: Path, name: str, title: str) -> Found:
         pools=_each(Pool, {pool: folder / pool / "pool.json" for pool in POOLS}),
         calibrations=_each(Calibration, {n: folder / f"{n}-bundle" / "calibration.json" for n in calibrated}),
         reports=reports,
-        adaptive=_each(AdaptiveResult, {n: folder / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE}),
+        adaptive=adaptive,
         defences=_each(Defences, {"": folder / "defences.json"}).get(""),
     )
 
