@@ -75,12 +75,12 @@ def record(pool: Path, bundle: Path, data: str, out: Path, *, limit: int, say: C
     labels = labels_as(calibrate, opened.bundle.classes)
     fit, _ = split(calibrate.groups, 0)
     votes = collect_votes(opened, calibrate.images, fit_on=fit)
-    assert labels is not None and votes.temperatures is not None
+    assert labels is not None and votes.grading is not None
     keep("calibrate", votes, labels, np.arange(len(labels)), groups=calibrate.groups)
     test = load_data(f"{data}#2/2", size, role="test")
     truth = labels_as(test, opened.bundle.classes)
     assert truth is not None
-    clean = collect_votes(opened, test.images, temperatures=votes.temperatures)
+    clean = collect_votes(opened, test.images, grading=votes.grading)
     keep("test", clean, truth, np.arange(len(truth)), groups=test.groups)
     chosen = np.arange(min(limit, len(truth))) * len(truth) // min(limit, len(truth))
     net = of.original()
@@ -88,7 +88,7 @@ def record(pool: Path, bundle: Path, data: str, out: Path, *, limit: int, say: C
     for name, spec in ATTACKS.items():
         attack = parse_attack(spec)
         found = run_attack(net, test.images[chosen], truth[chosen], attack, seed=0)
-        said = collect_votes(opened, found.images, temperatures=votes.temperatures)
+        said = collect_votes(opened, found.images, grading=votes.grading)
         fooled = np.flatnonzero(said.original != found.labels)
         keep(name, said, found.labels, fooled, source=chosen[found.source[fooled]])
         facts[name] = {"spec": attack.spec, "attacked": len(found), "fooled": len(fooled)}
@@ -99,7 +99,7 @@ def record(pool: Path, bundle: Path, data: str, out: Path, *, limit: int, say: C
         "members": [member.id for member in opened.bundle.members],
         "macs": [member.macs for member in opened.bundle.members],
         "original_macs": opened.bundle.original.macs,
-        "temperatures": votes.temperatures,
+        "temperatures": votes.grading.temperatures,
         "classes": list(opened.bundle.classes),
         "attacks": facts,
     }

@@ -11,7 +11,7 @@ from pdtool.calibration.evidence import Evidence, assumed
 from pdtool.calibration.fit import ASSUMED_FRAMES, CleanFrames
 from pdtool.calibration.rules import Candidate, Settings, candidates
 from pdtool.calibration.table import DecisionTable, Table, replay
-from pdtool.decisions import EvidenceKind
+from pdtool.decisions import EvidenceKind, Grading
 from pdtool.errors import GateError
 
 __all__ = ["Measured", "Recorded", "at_level", "counts", "load", "measure"]
@@ -63,7 +63,7 @@ def load(path: Path) -> Recorded:
         evidence=said("calibrate"),
         groups=arrays["calibrate/groups"],
         wrong=arrays["calibrate/original"] != arrays["calibrate/truth"],
-        temperatures=tuple(about["temperatures"]),
+        grading=Grading(temperatures=tuple(about["temperatures"])),
     )
     return Recorded(path.stem, about, calibrate, said("test"), {name: said(name) for name in about["attacks"]})
 

@@ -6,14 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.calibration.latent import ASSUMED
-from pdtool.decisions import EvidenceKind
+from pdtool.decisions import EvidenceKind, Grading
 from pdtool.errors import InputError
 from pdtool.extras import require
 
-__all__ = ["Evidence", "assumed", "fit_temperature", "graded"]
+__all__ = [
+    "Evidence",
+    "assumed",
+    "fit_grading",
+    "fit_temperature",
+    "graded",
+    "log_odds",
+    "margins",
+    "shift_of",
+    "shifted",
+]
 
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures tried
 NEAR = 0.2  # label change rates of frames that count as alike
+FAR = 500.0  # log-odds that are certain
+NEAR_CERTAIN = 14.0  # log-odds (one in a million) beyond which a slope is not fitted
+GIVEN_BACK = 0.5  # of the slope of clean members' log-odds along the original's margin
 FEW = 20  # fewer changed (or kept) clean labels say too little about the evidence that comes with one
 
 
@@ -61,19 +74,77 @@ class Evidence:
         )
 
 
-def graded(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> NDArray[np.float64]:
+def graded(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    temperature: float,
+    shift: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """1 - the member's probability of the original's label, (N,), from its logits (N, C) divided by `temperature`.
+
+    `shift` (N,) is added to the log-odds against the label first (`shift_of`).
 
     >>> graded(np.array([[2.0, 0.0], [0.0, 0.0]], dtype=np.float32), np.array([0, 0]), 1.0).round(3)
     array([0.119, 0.5  ])
     """
+    return shifted(log_odds(logits, labels, temperature), shift)
+
+
+def log_odds(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> NDArray[np.float64]:
+    """Log-odds against the labels, (N,) within `FAR`, from logits (N, C) divided by `temperature`."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
-    weights = np.exp(scaled)
-    total = weights.sum(axis=1)
-    weights[np.arange(len(labels)), labels] = 0.0
-    evidence: NDArray[np.float64] = weights.sum(axis=1) / total  # not 1 - p, which rounds what is nearly certain to 0
+    rows = np.arange(len(labels))
+    own = scaled[rows, labels]
+    scaled[rows, labels] = -np.inf
+    with np.errstate(divide="ignore"):  # what is certain
+        odds: NDArray[np.float64] = np.log(np.exp(scaled).sum(axis=1)) - own
+    return odds.clip(-FAR, FAR)
+
+
+def shifted(odds: NDArray[np.float64], shift: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Evidence of log-odds (N,) or (N, M) and a shift (N,) of each frame."""
+    if shift is not None:
+        odds = (odds + (shift if odds.ndim == 1 else shift[:, None])).clip(-FAR, FAR)
+    evidence: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
     return evidence
+
+
+def margins(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """By how many logits the label leads, (N,), from logits (N, C).
+
+    >>> margins(np.array([[2.0, 5.0, 4.0]], dtype=np.float32))
+    array([1.])
+    """
+    if logits.shape[1] < 2:
+        return np.zeros(len(logits))
+    top = np.partition(logits.astype(np.float64), -2, axis=1)
+    lead: NDArray[np.float64] = top[:, -1] - top[:, -2]
+    return lead
+
+
+def shift_of(grading: Grading, margin: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """What the original's margins (N,) add to every member's log-odds; None where they add nothing."""
+    return None if grading.weight == 0 else grading.weight * (margin - grading.middle)
+
+
+def fit_grading(odds: NDArray[np.float64], temperatures: tuple[float, ...], margin: NDArray[np.float64]) -> Grading:
+    """How to weigh the original's margin (N,), from clean frames' log-odds (N, M) at these `temperatures`.
+
+    On clean frames a member is surer of the label the surer the original is: its log-odds fall by some slope with
+    every logit of the margin. Half of it is given back, so that doubt weighs more on a frame that the original is sure
+    of, where clean members hardly ever doubt, while doubt about a close decision still counts. All of it would be what
+    clean frames alone suggest, but hides attacks that just cross the boundary. The middle is where a twentieth of the
+    clean votes come out above a half.
+    """
+    odds = odds.clip(-NEAR_CERTAIN, NEAR_CERTAIN)
+    spread = margin - margin.mean()
+    slope = float(spread @ odds.mean(axis=1) / (spread @ spread)) if spread.any() else 0.0
+    weight = round(max(0.0, -slope * GIVEN_BACK), 6)
+    if weight == 0:
+        return Grading(temperatures=temperatures)
+    middle = float(np.quantile(odds + weight * margin[:, None], 0.95)) / weight
+    return Grading(temperatures=temperatures, weight=weight, middle=round(middle, 6))
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -14,7 +14,7 @@ from pdtool.calibration.evidence import Evidence, assumed
 from pdtool.calibration.promise import Checked, check_promise, split, walk
 from pdtool.calibration.rules import Settings, candidates
 from pdtool.calibration.table import DecisionTable, GradedTable, replay
-from pdtool.decisions import Calibration
+from pdtool.decisions import Calibration, Grading
 from pdtool.errors import GateError, InputError
 
 __all__ = ["CleanFrames", "calibrate", "design", "parts"]
@@ -29,13 +29,13 @@ class CleanFrames:
     """Clean frames (N,): what the members (M) say of them, and where they come from.
 
     `wrong` (N,): the original is wrong about it (None: unlabelled); `groups` (N,): frames of one source share a number
-    and stay on one side of the split; `temperatures` (M,): what the graded evidence was scaled with.
+    and stay on one side of the split; `grading`: how the graded evidence was made of logits.
     """
 
     evidence: Evidence
     groups: NDArray[np.int64]
     wrong: NDArray[np.bool_] | None = None
-    temperatures: tuple[float, ...] | None = None
+    grading: Grading | None = None
 
 
 def design(
@@ -127,6 +127,7 @@ def calibrate(
     table = checked.candidate.table
     counts = table if isinstance(table, DecisionTable) else None
     means = table if isinstance(table, GradedTable) else None
+    grading = frames.grading if settings.evidence == "graded" else None
     bounded = settings.rule in ("wald", "mmt")
     return Calibration(
         rule=settings.rule,
@@ -144,7 +145,9 @@ def calibrate(
         clear_at=None if counts is None else counts.clear_at,
         flag_above=None if means is None else means.flag_above,
         clear_below=None if means is None else means.clear_below,
-        temperatures=frames.temperatures if settings.evidence == "graded" else None,
+        temperatures=None if grading is None else grading.temperatures,
+        margin_weight=0.0 if grading is None else grading.weight,
+        margin_middle=0.0 if grading is None else grading.middle,
         adversarial="assumed" if attacked is None else "measured",
         power=power,
         clean_lcr=float(frames.evidence.changed[fit].mean()),

@@ -35,6 +35,7 @@ class Settings:
 
     rule: Rule = "optimal"
     evidence: EvidenceKind = "label"
+    margin: bool = False  # graded evidence weighs the original's own margin, too
     p0: float | None = None
     p1: float | None = None
     sigma: float | None = None
@@ -57,6 +58,8 @@ class Settings:
             raise UsageError(f"--p0, --p1 and --sigma belong to the rules wald and mmt, not to {self.rule}")
         if self.evidence == "graded" and self.rule in ("wald", "mmt"):
             raise UsageError(f"the rule {self.rule} counts label changes; use --evidence label, or another rule")
+        if self.margin and self.evidence != "graded":
+            raise UsageError("the original's margin belongs to graded evidence")
         if self.max_models < 1:
             raise UsageError(f"expected to ask at least 1 model, got {self.max_models}")
         p0, p1 = (0.1, 0.5) if self.p0 is None or self.p1 is None else (self.p0, self.p1)

@@ -28,8 +28,11 @@ def calibrate(
         ),
     ] = "optimal",
     evidence: Annotated[
-        Literal["label", "graded"],
-        typer.Option(help="What a member says: label (0 or 1), or graded (1 - its probability of the label)."),
+        Literal["label", "graded", "margin"],
+        typer.Option(
+            help="What a member says: label (0 or 1); graded (1 - its probability of the label); margin (graded, and "
+            "doubt weighs more where the original is sure)."
+        ),
     ] = "label",
     max_models: Annotated[int, typer.Option(min=1, help="Most members asked for one frame.")] = 100,
     mean_models: Annotated[
@@ -97,7 +100,8 @@ def calibrate(
         sigma = PAPER.sigma if sigma is None and p0 is None else sigma
         at_cap = at_cap or PAPER.at_cap
     settings = Settings(
-        rule=rule, evidence=evidence, p0=p0, p1=p1, sigma=sigma, alpha=0.05 if alpha is None else alpha,
+        rule=rule, evidence="label" if evidence == "label" else "graded", margin=evidence == "margin",
+        p0=p0, p1=p1, sigma=sigma, alpha=0.05 if alpha is None else alpha,
         beta=0.05 if beta is None else beta, max_models=max_models, mean_models=mean_models,
         at_cap=at_cap or "threshold",
     )  # fmt: skip

@@ -227,7 +227,7 @@ def evaluate(
         ("  of them misclassified", *_frames(wrong), *[""] * 5),
     ]
     for a in result.attacks:
-        own = a.graded if result.subject.evidence == "graded" else a.lcr
+        own = a.graded if result.subject.evidence != "label" else a.lcr
         told = (number(own.auroc.value, 3), percent(own.tpr_5.share), percent(a.corrected.share))
         spent = (number(a.frames.models_used.value), number(a.frames.cost.value))
         rows.append((f"attacked: {called[a.name]}", *_frames(a.frames), *told, *spent))

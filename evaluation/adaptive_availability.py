@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pdtool.calibration.evidence import graded, shift_of
 from pdtool.calibration.table import GradedTable, Table, replay
+from pdtool.decisions import Grading
 from pdtool.evaluation.adaptive_descent import descend, margins
 from pdtool.evaluation.adaptive_results import Goal
 
@@ -50,7 +52,7 @@ def disturb(
     original: nn.Module,
     members: Sequence[nn.Module],
     table: Table,
-    temperatures: Sequence[float] | None,
+    grading: Grading | None,
     images: Tensor,
     labels: Tensor,
     *,
@@ -66,7 +68,7 @@ def disturb(
 
     Steps make `share` of the members change their label: those nearest to it; the others are held; `at_once` of them
     are asked a step. Of the original's label nothing is risked: where it leads by too little a step is for it alone.
-    The iterate that the table, with members in random orders and evidence of its kind (`temperatures` for graded),
+    The iterate that the table, with members in random orders and evidence of its kind (`grading` for graded),
     likes least is kept; the clean image where nothing is worse.
     """
     wanted = _nearest(members, images, labels, share)
@@ -92,7 +94,7 @@ def disturb(
             said = [net(x) for net in members]
             lead = margins(original(x), aims)
             cost = torch.stack([_undecided(margins(logits, aims), won[:, i]) for i, logits in enumerate(said)])
-        evidence = _evidence(said, aims, temperatures, table)
+        evidence = _evidence(said, aims, -lead, grading, table)
         missing = torch.from_numpy(1 - outcome(table, evidence, orders, goal)).float()
         short = cost.mean(dim=0)  # decides between equal outcomes: less than the least difference of two
         left = JUDGED * table.max_models * missing + short / (1 + short)
@@ -107,17 +109,16 @@ def _undecided(lead: Tensor, won: Tensor) -> Tensor:
 
 
 def _evidence(
-    said: Sequence[Tensor], labels: Tensor, temperatures: Sequence[float] | None, table: Table
+    said: Sequence[Tensor], labels: Tensor, margin: Tensor, grading: Grading | None, table: Table
 ) -> NDArray[np.float64]:
-    """What each member's logits (N, C) say against the labels, (N, M), as the runtime counts it."""
+    """What each member's logits (N, C) say against the labels, (N, M), as the runtime counts it; `margin` (N,): by how
+    many logits the original is for them."""
     if not isinstance(table, GradedTable):
         return torch.stack([logits.argmax(1) != labels for logits in said], dim=1).double().numpy()
-    scales = temperatures or [1.0] * len(said)
-    own = [
-        torch.softmax(logits.double() / scale, dim=1).gather(1, labels[:, None])[:, 0]
-        for logits, scale in zip(said, scales, strict=True)
-    ]
-    return (1 - torch.stack(own, dim=1)).clamp(0, 1).numpy()
+    given = grading or Grading(temperatures=(1.0,) * len(said))
+    shift = shift_of(given, margin.double().numpy())
+    scaled = zip(said, given.temperatures, strict=True)
+    return np.stack([graded(logits.numpy(), labels.numpy(), scale, shift) for logits, scale in scaled], axis=1)
 
 
 def _nearest(members: Sequence[nn.Module], images: Tensor, labels: Tensor, share: float) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pdtool.calibration.table import CLEAR, CONTINUE, DecisionTable, GradedTable, Table
+from pdtool.decisions import Grading
 from pdtool.evaluation.adaptive_descent import descend, margins
 
-__all__ = ["WAYS", "Way", "evade", "members_that_matter", "soft_cost"]
+__all__ = ["WAYS", "Way", "evade", "members_that_matter", "soft_cost", "weighed"]
 
 Way = Literal["together", "selective", "orthogonal"]
 WAYS: tuple[Way, ...] = ("together", "selective", "orthogonal")
@@ -39,7 +40,7 @@ def evade(
     original: nn.Module,
     members: Sequence[nn.Module],
     table: Table,
-    temperatures: Sequence[float] | None,
+    grading: Grading | None,
     images: Tensor,
     targets: Tensor,
     *,
@@ -51,12 +52,12 @@ def evade(
 ) -> Tensor:
     """Images within `epsilon` labelled `targets` (N,) by the original and cleared by the table.
 
-    `members` in the order in which they are asked, at least `members_that_matter`; `temperatures` theirs, for graded
+    `members` in the order in which they are asked, at least `members_that_matter`; `grading` theirs, for graded
     evidence. The iterate that the verdict would clear with the most to spare is kept.
     """
     count = members_that_matter(table)
     asked = members[:count]
-    scales = [1.0] * count if temperatures is None else temperatures[:count]
+    scales = [1.0] * count if grading is None else grading.temperatures[:count]
 
     def look(x: Tensor, rows: Tensor, step: int, last: bool) -> tuple[Tensor, Tensor | None]:
         aims = targets[rows]
@@ -68,6 +69,7 @@ def evade(
         entropy = torch.stack(
             [F.cross_entropy(logits / scales[i], aims, reduction="none") for i, logits in enumerate(votes)], dim=1
         )
+        entropy = weighed(entropy, -lead, grading)
         label = F.cross_entropy(said, aims, reduction="none")
         fool = torch.where(lead > -LEAD, label, 0.0)
         hide = soft_cost(against, entropy, table)
@@ -116,6 +118,18 @@ def soft_cost(against: Tensor, entropy: Tensor, table: Table) -> Tensor:
         if staying is not None:
             before = torch.maximum(before, staying)
     return torch.stack(costs).amin(dim=0)
+
+
+def weighed(entropy: Tensor, margin: Tensor, grading: Grading | None) -> Tensor:
+    """Cross-entropies (N, M) whose evidence, 1 - exp(-entropy), is that with the original's margin (N,) weighed in.
+
+    Differentiable in both: who attacks this evidence gains by being less sure of the wrong label.
+    """
+    if grading is None or grading.weight == 0:
+        return entropy
+    entropy = entropy.clamp(min=1e-6)
+    odds = entropy + torch.log(-torch.expm1(-entropy))
+    return F.softplus(odds + grading.weight * (margin - grading.middle)[:, None])
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import nn
 from pdtool.calibration.table import Table, table_of
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
+from pdtool.decisions import Grading
 from pdtool.errors import InputError
 from pdtool.evaluation.adaptive_results import Target
 from pdtool.evaluation.subject import check_pool
@@ -41,7 +42,7 @@ class Stage:
     of: PoolFolder
     screener: Screener
     table: Table
-    temperatures: tuple[float, ...] | None  # of `members`
+    grading: Grading | None  # its temperatures in the order of `members`; None: label evidence
     original: nn.Module
     members: tuple[nn.Module, ...]
     surrogates: tuple[nn.Module, ...]
@@ -112,14 +113,15 @@ def open_stage(
                 f"use data of its own classes"
             )
         order = tuple(member.id for member in screener.residency.order)
-        scales = calibration.temperatures
-        scale_of = dict(zip([m.id for m in opened.bundle.members], scales, strict=True)) if scales else None
+        given = calibration.grading
+        ids = [member.id for member in opened.bundle.members]
+        scale_of = {} if given is None else dict(zip(ids, given.temperatures, strict=True))
         yield Stage(
             target=_target(opened, of, own, order, screener),
             of=of,
             screener=screener,
             table=table_of(calibration),
-            temperatures=None if scale_of is None else tuple(scale_of[id] for id in order),
+            grading=None if given is None else replace(given, temperatures=tuple(scale_of[id] for id in order)),
             original=original,
             members=tuple(of.member(id).requires_grad_(False) for id in order),
             surrogates=()
@@ -195,7 +197,7 @@ def _target(
         bundle_digest=opened.bundle.digest,
         precision=opened.bundle.precision,
         rule=calibration.rule,
-        evidence=calibration.evidence,
+        evidence="margin" if calibration.margin_weight else calibration.evidence,
         target_fpr=calibration.target_fpr,
         max_models=calibration.max_models,
         surrogates=digest,

@@ -168,7 +168,7 @@ def _evade(
 ) -> torch.Tensor:
     chosen = torch.from_numpy(rows)
     return evade(
-        stage.original, stage.members, stage.table, stage.temperatures, stage.images[chosen], aims[chosen],
+        stage.original, stage.members, stage.table, stage.grading, stage.images[chosen], aims[chosen],
         way=way, generator=generator, **common,
     )  # fmt: skip
 
@@ -273,7 +273,7 @@ def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float,
                 rows = slice(start, start + work.batch)
                 pieces.append(
                     disturb(
-                        stage.original, stage.members, stage.table, stage.temperatures, stage.images[rows],
+                        stage.original, stage.members, stage.table, stage.grading, stage.images[rows],
                         stage.labels[rows], goal=goal, share=share, epsilon=epsilon, steps=steps,
                         at_once=plan.at_once, generator=generator,
                     )

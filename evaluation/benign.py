@@ -1,6 +1,7 @@
 """Frames that nobody attacked, screened beside the attacked ones: changed, foreign, or run at another precision."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from pdtool.calibration.table import replay, table_of
 from pdtool.data import Dataset
-from pdtool.decisions import Calibration
+from pdtool.decisions import Calibration, Grading
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.attacks import Attack
 from pdtool.evaluation.controls import CONTROLS, Control, parse_control, run_control, same_norm
@@ -139,8 +140,10 @@ def compare(
     `members`: the ids that the calibration's temperatures belong to, in their order.
     """
     ids = [member.id for member in other.bundle.members]
-    scales = dict(zip(members, calibration.temperatures or (1.0,) * len(members), strict=True))
-    votes = collect_votes(other, clean.images, temperatures=tuple(scales.get(id, 1.0) for id in ids), advance=advance)
+    given = calibration.grading or Grading(temperatures=(1.0,) * len(members))
+    scales = dict(zip(members, given.temperatures, strict=True))
+    grading = replace(given, temperatures=tuple(scales.get(id, 1.0) for id in ids))
+    votes = collect_votes(other, clean.images, grading=grading, advance=advance)
     order = [ids.index(id) for id in clean.order]
     evidence = votes.evidence.of(calibration.evidence)[:, order]
     flagged, _ = replay(table_of(calibration), evidence)

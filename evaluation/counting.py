@@ -195,7 +195,7 @@ def overall(results: Sequence[AttackResult], evidence: str) -> Overall:
             worst_auroc=None,
             worst_area=None,
         )
-    areas: Mapping[str, Separation] = {a.name: a.graded if evidence == "graded" else a.lcr for a in enough}
+    areas: Mapping[str, Separation] = {a.name: a.lcr if evidence == "label" else a.graded for a in enough}
     worst = min(enough, key=lambda a: a.frames.flagged.share or 0.0)
     lowest = min(areas, key=lambda name: areas[name].auroc.value or 0.0)
     return Overall(

@@ -115,7 +115,7 @@ def summary(e: Evaluation) -> tuple[str, ...]:
             + (f", of {called[o.worst_auroc or o.worst]}." if o.attacks > 1 else ".")
         )
     if o.attacks > 1:
-        mean = o.mean_auroc_graded if e.subject.evidence == "graded" else o.mean_auroc
+        mean = o.mean_auroc_graded if e.subject.evidence != "label" else o.mean_auroc
         lines.append(f"Mean AUROC over the attacks: {number(mean, 3)} ({_evidence(e)}).")
     if o.too_few:
         few = ", ".join(called[name] for name in o.too_few)
@@ -150,4 +150,4 @@ def summary(e: Evaluation) -> tuple[str, ...]:
 
 
 def _evidence(e: Evaluation) -> str:
-    return "mean graded evidence" if e.subject.evidence == "graded" else "label change rate"
+    return "mean graded evidence" if e.subject.evidence != "label" else "label change rate"

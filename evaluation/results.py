@@ -46,7 +46,7 @@ class Subject:
     bundle_digest: str
     precision: str
     rule: str
-    evidence: str  # what a member says: label or graded
+    evidence: str  # what a member says: label, graded or margin (graded, the original's margin weighed in)
     temperatures: Literal["calibrated", "1"]  # of the graded evidence in this report
     target_fpr: float
     confidence: float

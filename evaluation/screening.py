@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.decisions import EvidenceKind, Verdict
+from pdtool.decisions import EvidenceKind, Grading, Verdict
 from pdtool.evaluation.metrics import relative_cost, run_macs
 from pdtool.images import Images
 from pdtool.runtime.screener import Screener
@@ -103,7 +103,7 @@ def screen_set(
 ) -> Screened:
     """Screen images with a calibrated bundle, members in the order that `seed` draws, then ask every member.
 
-    Graded evidence is recorded with the calibration's temperatures, and with 1 where it counts labels and has none.
+    Graded evidence is recorded as the calibration counts it, and with temperatures of 1 where it counts labels.
     `advance(1)` is called after each model of the second part. Raises what `Screener.open` raises.
     """
     with Screener.open(bundle, memory_budget=memory_budget, seed=seed) as screener:
@@ -112,8 +112,8 @@ def screen_set(
         opened, calibration = screener.opened, screener.calibration
         screener.residency.close()  # asked one after another, as memory allows
         members = opened.bundle.members
-        scales = calibration.temperatures or (1.0,) * len(members)
-        votes = collect_votes(opened, images, temperatures=scales, provider=screener.provider, advance=advance)
+        grading = calibration.grading or Grading(temperatures=(1.0,) * len(members))
+        votes = collect_votes(opened, images, grading=grading, provider=screener.provider, advance=advance)
     assert votes.graded is not None
     place = {member.id: i for i, member in enumerate(members)}
     order = [place[member.id] for member in asked]

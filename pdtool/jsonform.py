@@ -120,6 +120,8 @@ def _decode_dataclass(kind: Any, value: JsonValue, file: str, where: str) -> Any
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if field.name not in value:
+            if field.default is not dataclasses.MISSING:
+                continue  # a file of an earlier version: what came later has a default that says the same
             raise InputError(f"{file}: field {prefix + field.name!r} is missing")
         fields[field.name] = _decode(hints[field.name], value[field.name], file, prefix + field.name)
     try:

@@ -15,7 +15,7 @@ from pdtool.calibration.fit import CleanFrames, calibrate
 from pdtool.calibration.promise import check_promise, split
 from pdtool.calibration.rules import Settings
 from pdtool.data import Dataset, labels_as, load_data, pixel_hashes, refuse_seen
-from pdtool.decisions import Calibration
+from pdtool.decisions import Calibration, Grading
 from pdtool.errors import InputError, MissingError
 from pdtool.images import Size, size_of
 from pdtool.runtime.bundle import OpenBundle, models_digest, open_bundle, write_calibration
@@ -76,9 +76,11 @@ def calibrate_bundle(
             settings = replace(settings, max_models=min(settings.max_models, most))
         fit, _ = split(data.groups, seed)
         fit_on = fit if len(fit) else np.arange(len(data.images))
-        votes = collect_votes(opened, data.images, fit_on=fit_on, provider=provider, advance=advance)
-        assert votes.temperatures is not None
-        measured = _attacked(opened, attacked, votes.temperatures, provider) if attacked else None
+        votes = collect_votes(
+            opened, data.images, fit_on=fit_on, weigh=settings.margin, provider=provider, advance=advance
+        )
+        assert votes.grading is not None
+        measured = _attacked(opened, attacked, votes.grading, provider) if attacked else None
         engines = provider.engines
     known = set(data.classes) <= set(opened.bundle.classes)  # clean frames may be sorted into folders of any name
     labels = labels_as(data, opened.bundle.classes) if known else None
@@ -88,7 +90,7 @@ def calibrate_bundle(
         evidence=votes.evidence,
         groups=data.groups,
         wrong=None if labels is None else votes.original != labels,
-        temperatures=votes.temperatures,
+        grading=votes.grading,
     )
     calibration = calibrate(
         frames,
@@ -131,9 +133,7 @@ def _provider(opened: OpenBundle, backend: Backend | None) -> Provider:
         return open_provider(opened, "onnxruntime")
 
 
-def _attacked(
-    opened: OpenBundle, files: Sequence[Path], temperatures: tuple[float, ...], provider: Provider
-) -> Evidence:
+def _attacked(opened: OpenBundle, files: Sequence[Path], grading: Grading, provider: Provider) -> Evidence:
     """What the members say of the attacked images that fool the original."""
     parts = []
     for file in files:
@@ -141,7 +141,7 @@ def _attacked(
         truth = labels_as(data, opened.bundle.classes)
         if truth is None:
             raise InputError(f"{file}: has no labels; an attack is judged by them")
-        votes = collect_votes(opened, data.images, temperatures=temperatures, provider=provider)
+        votes = collect_votes(opened, data.images, grading=grading, provider=provider)
         fooled = np.flatnonzero(votes.original != truth)
         if len(fooled) < FEWEST_ATTACKED:
             raise InputError(

@@ -273,6 +273,7 @@ class Screener:
             self._table,
             classes=len(self._classes),
             scales=self._scales,
+            grading=self.calibration.grading,
             started=started,
             budget=self._time,
             workers=self._workers,

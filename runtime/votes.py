@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.calibration.evidence import Evidence, fit_temperature, graded
+from pdtool.calibration.evidence import Evidence, fit_grading, fit_temperature, log_odds, margins, shift_of, shifted
+from pdtool.decisions import Grading
 from pdtool.errors import InputError
 from pdtool.images import Images, as_input, size_of
 from pdtool.runtime.bundle import OpenBundle
@@ -22,13 +23,13 @@ __all__ = ["Votes", "collect_votes"]
 class Votes:
     """Labels as class indices: the original's (N,) and each member's (N, M), members in the bundle's order.
 
-    `graded` (N, M) and `temperatures` (M,) where temperatures were given or fitted.
+    `graded` (N, M) and `grading` where that was given or fitted.
     """
 
     original: NDArray[np.int64]
     members: NDArray[np.int64]
     graded: NDArray[np.float64] | None = None
-    temperatures: tuple[float, ...] | None = None
+    grading: Grading | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -41,14 +42,16 @@ def collect_votes(
     images: Images,
     *,
     fit_on: NDArray[np.int64] | None = None,
-    temperatures: tuple[float, ...] | None = None,
+    weigh: bool = False,
+    grading: Grading | None = None,
     provider: Provider | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Votes:
     """Run every model of the bundle on images (N, H, W, C) of the input's size, one model in memory at a time.
 
-    Graded evidence is recorded with the `temperatures` (M,) given, or with those fitted on the images `fit_on`
-    (indices). `provider` runs the models (None: ONNX Runtime on the CPU). `advance(1)` is called after each model.
+    Graded evidence is recorded with the `grading` given, or with one fitted on the images `fit_on` (indices), which
+    with `weigh` weighs the original's margin, too. `provider` runs the models (None: ONNX Runtime on the CPU).
+    `advance(1)` is called after each model.
     Raises InputError for images of another size or a model that gives NaN.
     """
     channels, height, width = size_of(opened.bundle.preprocessing)
@@ -56,33 +59,36 @@ def collect_votes(
         raise InputError(f"expected images (N, {height}, {width}, {channels}), got {images.shape}")
     if provider is None:
         with open_provider(opened, "onnxruntime") as on_cpu:
-            return _votes(opened, images, fit_on, temperatures, on_cpu, advance)
-    return _votes(opened, images, fit_on, temperatures, provider, advance)
+            return _votes(opened, images, fit_on, weigh, grading, on_cpu, advance)
+    return _votes(opened, images, fit_on, weigh, grading, provider, advance)
 
 
 def _votes(
     opened: OpenBundle,
     images: Images,
     fit_on: NDArray[np.int64] | None,
-    temperatures: tuple[float, ...] | None,
+    weigh: bool,
+    grading: Grading | None,
     provider: Provider,
     advance: Callable[[int], None],
 ) -> Votes:
     logits_of = _logits(opened, images, provider, advance)
-    original = next(logits_of).argmax(axis=1)
-    labels, evidence, scales = [], [], []
+    first = next(logits_of)
+    original, margin = first.argmax(axis=1), margins(first)
+    labels, odds, scales = [], [], []
     for i, logits in enumerate(logits_of):
         labels.append(logits.argmax(axis=1))
-        if fit_on is not None or temperatures is not None:
-            scale = temperatures[i] if temperatures else fit_temperature(logits[fit_on], original[fit_on])
-            scales.append(scale)
-            evidence.append(graded(logits, original, scale))
-    return Votes(
-        original,
-        np.stack(labels, axis=1),
-        np.stack(evidence, axis=1) if evidence else None,
-        tuple(scales) or None,
-    )
+        if fit_on is not None or grading is not None:
+            scales.append(grading.temperatures[i] if grading else fit_temperature(logits[fit_on], original[fit_on]))
+            odds.append(log_odds(logits, original, scales[-1]))
+    if not odds:
+        return Votes(original, np.stack(labels, axis=1))
+    against = np.stack(odds, axis=1)
+    if grading is None:
+        grading = Grading(temperatures=tuple(scales))
+        if weigh:
+            grading = fit_grading(against[fit_on], grading.temperatures, margin[fit_on])
+    return Votes(original, np.stack(labels, axis=1), shifted(against, shift_of(grading, margin)), grading)
 
 
 def _logits(

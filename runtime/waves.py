@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.artifacts import BundleModel
-from pdtool.calibration.evidence import graded
+from pdtool.calibration.evidence import graded, margins, shift_of
 from pdtool.calibration.table import CONTINUE, Table
+from pdtool.decisions import Grading
 from pdtool.errors import InputError, IntegrityError, UsageError
 from pdtool.runtime.residency import Residency
 from pdtool.runtime.workers import Workers
@@ -69,6 +70,7 @@ def ask(
     *,
     classes: int,
     scales: Mapping[str, float] | None,
+    grading: Grading | None = None,
     started: float,
     budget: TimeBudget | None = None,
     workers: Workers | None = None,
@@ -76,7 +78,8 @@ def ask(
 ) -> list[Answer]:
     """Answers to pixels (N, C, H, W) in [0, 1], in their order; `started`: when work on them began (perf_counter).
 
-    `scales`: the members' temperatures for graded evidence, None for label changes. `workers` run what is needed in any
+    `scales`: the members' temperatures for graded evidence, None for label changes; `grading` says what the original's
+    margin adds. `workers` run what is needed in any
     case at once; `spare` (at least N, C, H, W) is written to instead of new memory. A model whose file is gone or
     changed, or for which there is no memory, leaves the frames that need it open (`Answer.failed`).
     """
@@ -91,6 +94,7 @@ def ask(
         failed = f"the original could not be asked ({error})"
         return [Answer(-1, np.zeros(classes, dtype=np.int64), failed=failed) for _ in batch]
     labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+    shift = None if grading is None else shift_of(grading, margins(np.where(np.isfinite(logits), logits, 0.0)))
     answers = [Answer(int(label), np.zeros(classes, dtype=np.int64)) for label in labels]
     changes, total = np.zeros(len(batch), dtype=np.int64), np.zeros(len(batch))
     undecided, slowest = np.flatnonzero(labels >= 0), 0.0
@@ -119,7 +123,9 @@ def ask(
         changes[undecided] += changed
         said = changed.astype(np.float64)
         if scales is not None:
-            said[finite] = graded(logits[finite], labels[undecided[finite]], scales[member.id])
+            rows = undecided[finite]
+            more = None if shift is None else shift[rows]
+            said[finite] = graded(logits[finite], labels[rows], scales[member.id], more)
         total[undecided] += said
         for i, vote in zip(undecided[finite], votes[finite], strict=True):
             answers[i].votes[vote] += 1

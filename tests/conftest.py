@@ -13,6 +13,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Nets are trained in float32 on every kind of CPU: what is expected of them was settled so."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    torch.cpu.get_capabilities = dict  # type: ignore[assignment]
+
+
 SHARED = ROOT.parent / "shared" / "data"
 
 

@@ -12,8 +12,12 @@ from pdtool.wording import NOTHING
 
 __all__ = ["COMPARED", "NAMES", "goals", "goals_of", "papers_attacks", "worst_by"]
 
-COMPARED = ("paper", "hardened")
-NAMES = {"paper": "`--recipe paper`", "hardened": "`--recipe hardened`"}
+COMPARED = ("paper", "hardened", "hardened-margin")
+NAMES = {
+    "paper": "`--recipe paper`",
+    "hardened": "`--recipe hardened`",
+    "hardened-margin": "`--recipe hardened`, `--evidence margin`",
+}
 SCORES = {"lcr": "label change rate", "graded": "graded evidence"}
 FEW = 10  # frames: an attack that fooled the original on fewer is not the worst
 

@@ -6,6 +6,7 @@ from statistics import fmean
 from cells import figure, markdown, mean_figure, plain
 from documents import Found, attack_of
 from goals import COMPARED, NAMES, goals, papers_attacks, worst_by
+from plan import RULES
 from published import ACCESS_ATTACKS
 
 from pdtool.evaluation.metrics import Rate
@@ -38,7 +39,7 @@ def _limits(every: Sequence[Found]) -> str:
     rows: list[Row] = []
     for found in every:
         for name, report in _compared(found).items():
-            pool = found.pools[name]
+            pool = found.pools[RULES[name][0] if name in RULES else name]
             accuracies = [member.model.accuracy for member in pool.members if member.used]
             worst = worst_by(report, lambda a: a.graded.auroc.value)
             if worst is None:
@@ -197,6 +198,8 @@ def _rules(every: Sequence[Found]) -> str:
         "mutation-nai": "mutants, mmt",
         "hardened": "hardened, optimal",
         "hardened-graded": "hardened, optimal on graded evidence",
+        "hardened-margin": "hardened, optimal on margin evidence",
+        "paper-margin": "RC, optimal on margin evidence",
     }
     rows = []
     for found in every:

@@ -8,7 +8,7 @@ __all__ = ["ADAPTIVE", "HERE", "RULES", "SCALES", "Data", "Pool", "Scale", "Stag
 
 HERE = Path(__file__).parent
 # Pools that are attacked by those who know them -> the bundle that judges
-ADAPTIVE: Mapping[str, str] = {"paper": "paper-bundle", "hardened": "hardened-graded-bundle"}
+ADAPTIVE: Mapping[str, str] = {"paper": "paper-bundle", "hardened": "hardened-margin-bundle"}
 # Pools under other rules than their own: bundle -> pool and options of calibrate
 RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "paper-wald": ("paper", ("--rule", "wald", "--preset", "paper")),
@@ -16,6 +16,8 @@ RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "paper-mmt": ("paper", ("--rule", "mmt")),
     "mutation-nai-optimal": ("mutation-nai", ()),
     "hardened-graded": ("hardened", ("--evidence", "graded")),
+    "hardened-margin": ("hardened", ("--evidence", "margin")),
+    "paper-margin": ("paper", ("--evidence", "margin")),
 }
 
 

@@ -5,12 +5,13 @@ import numpy as np
 from pdtool.calibration.compare import compare, every_rule
 from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.fit import CleanFrames, calibrate
+from pdtool.decisions import Grading
 
 
 def test_every_row_is_the_calibration_of_its_rule(votes):
     rng = np.random.default_rng(0)
     evidence = votes(rng.beta(0.3, 5, 400), 8, rng)
-    frames = CleanFrames(evidence=evidence, groups=np.arange(400), temperatures=(1.0,) * 8)
+    frames = CleanFrames(evidence=evidence, groups=np.arange(400), grading=Grading(temperatures=(1.0,) * 8))
     rows = compare(frames, max_models=6, target_fpr=0.1, confidence=0.9, seed=1)
     settings = every_rule(6)
     assert [row.name for row in rows] == list(settings)

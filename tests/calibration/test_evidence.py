@@ -6,8 +6,24 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pdtool.calibration.evidence import COLDEST, FEW, HOTTEST, NEAR, Evidence, assumed, fit_temperature, graded
+from pdtool.calibration.evidence import (
+    COLDEST,
+    FEW,
+    GIVEN_BACK,
+    HOTTEST,
+    NEAR,
+    Evidence,
+    assumed,
+    fit_grading,
+    fit_temperature,
+    graded,
+    log_odds,
+    margins,
+    shift_of,
+    shifted,
+)
 from pdtool.calibration.latent import ASSUMED
+from pdtool.decisions import Grading
 from pdtool.errors import InputError
 
 
@@ -33,6 +49,47 @@ def test_next_to_no_evidence_is_not_rounded_to_none():
 def test_logits_of_any_size_neither_overflow_nor_warn():
     logits = np.array([[1e30, 0.0, -1e30], [-1e30, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
     assert graded(logits, np.array([0, 0, 1]), 0.05).tolist() == pytest.approx([0.0, 1.0, 2 / 3])
+
+
+def test_a_shift_adds_to_the_log_odds():
+    rng = np.random.default_rng(2)
+    logits, labels = rng.normal(0, 3, (300, 5)).astype(np.float32), rng.integers(0, 5, 300)
+    shift = rng.normal(0, 4, 300)
+    chance = softmax(logits.astype(np.float64) / 2, axis=1)[np.arange(300), labels]
+    odds = np.log1p(-chance) - np.log(chance)
+    assert log_odds(logits, labels, 2.0) == pytest.approx(odds, abs=1e-8)
+    assert graded(logits, labels, 2.0, shift) == pytest.approx(1 / (1 + np.exp(-odds - shift)), abs=1e-9)
+    both = np.stack([odds, 2 * odds], axis=1)
+    assert shifted(both, shift)[:, 1] == pytest.approx(1 / (1 + np.exp(-2 * odds - shift)))
+    assert shifted(np.array([1e6, -1e6]), np.array([-1e9, 1e9])).tolist() == pytest.approx([0.0, 1.0], abs=1e-200)
+
+
+def test_a_margin_is_the_lead_of_the_label():
+    logits = np.random.default_rng(3).normal(0, 3, (100, 6)).astype(np.float32)
+    ranked = np.sort(logits.astype(np.float64), axis=1)
+    assert margins(logits).tolist() == (ranked[:, -1] - ranked[:, -2]).tolist()
+    assert margins(logits[:, :1]).tolist() == [0.0] * 100
+
+
+def test_half_of_what_members_gain_with_the_originals_margin_is_given_back():
+    rng = np.random.default_rng(4)
+    margin = rng.uniform(0, 12, 5000)
+    odds = 1.5 - 0.8 * margin[:, None] + rng.normal(0, 1, (5000, 6))
+    grading = fit_grading(odds, (1.0,) * 6, margin)
+    assert grading.weight == pytest.approx(GIVEN_BACK * 0.8, abs=0.01)
+    shift = shift_of(grading, margin)
+    assert shift is not None
+    assert (shifted(odds, shift) > 0.5).mean() == pytest.approx(0.05, abs=0.002)
+    same_doubt = shifted(np.zeros(2), shift_of(grading, np.array([1.0, 10.0])))
+    assert same_doubt[0] < same_doubt[1]  # doubt weighs more where the original is sure
+
+
+def test_members_that_do_not_follow_the_original_give_its_margin_no_weight():
+    margin = np.random.default_rng(5).uniform(0, 12, 500)
+    for odds in (0.5 * margin[:, None].repeat(3, axis=1), np.zeros((500, 3))):
+        assert fit_grading(odds, (1.0, 2.0, 3.0), margin) == Grading(temperatures=(1.0, 2.0, 3.0))
+    assert fit_grading(-np.ones((4, 2)), (1.0, 1.0), np.full(4, 3.0)).weight == 0
+    assert shift_of(Grading(temperatures=(1.0,)), margin) is None
 
 
 @pytest.mark.parametrize("truth", [0.3, 1.0, 4.0])

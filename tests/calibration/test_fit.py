@@ -13,7 +13,7 @@ from pdtool.calibration.fit import calibrate as calibrate_frames
 from pdtool.calibration.promise import split
 from pdtool.calibration.rules import PAPER, Settings
 from pdtool.calibration.table import replay, table_of
-from pdtool.decisions import Calibration
+from pdtool.decisions import Calibration, Grading
 from pdtool.errors import GateError, InputError, PdtoolError, UsageError
 
 RULES = {
@@ -45,7 +45,7 @@ def calibrate(evidence, **changes):
         evidence=evidence,
         groups=changes.pop("groups", np.arange(len(evidence))),
         wrong=changes.pop("wrong", None),
-        temperatures=(1.0,) * evidence.changed.shape[1],
+        grading=Grading(temperatures=(1.0,) * evidence.changed.shape[1]),
     )
     settings = changes.pop("settings", Settings(rule="wald"))
     arguments: dict[str, Any] = {

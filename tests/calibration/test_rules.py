@@ -25,7 +25,7 @@ from pdtool.calibration.latent import estimate
 from pdtool.calibration.rules import LEVELS, PAPER, Settings, candidates
 from pdtool.calibration.search import LEVELS as WALD_LEVELS
 from pdtool.calibration.table import CONTINUE, FLAG, DecisionTable, SequentialTest, replay, table_of
-from pdtool.decisions import Calibration
+from pdtool.decisions import Calibration, Grading
 from pdtool.errors import GateError, UsageError
 from pdtool.jsonform import decode, encode
 
@@ -213,7 +213,7 @@ def test_a_calibration_survives_its_file_and_gives_the_same_table(name, members,
         evidence=votes(rng.beta(0.3, 6, 400), members, rng),
         groups=np.arange(400),
         wrong=rng.random(400) < 0.1,
-        temperatures=tuple(rng.random(members) + 0.5),
+        grading=Grading(temperatures=tuple(rng.random(members) + 0.5)),
     )
 
     def make(seed):

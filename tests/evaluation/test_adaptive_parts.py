@@ -10,16 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from pdtool.calibration.evidence import graded, shift_of
+from pdtool.calibration.evidence import margins as evidence_margins
 from pdtool.calibration.mmt import compile_mmt
 from pdtool.calibration.table import DecisionTable, GradedTable, SequentialTest, Table, replay
 from pdtool.calibration.wald import compile_wald
+from pdtool.decisions import Grading
 from pdtool.errors import UsageError
 from pdtool.evaluation import adaptive_full
 from pdtool.evaluation.adaptive_availability import costliest_share, disturb, outcome
 from pdtool.evaluation.adaptive_decision import Pixels, search
 from pdtool.evaluation.adaptive_descent import Look, descend, margins
 from pdtool.evaluation.adaptive_features import FEATURES, Features, push_features
-from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost
+from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost, weighed
 from pdtool.evaluation.adaptive_plan import Plan
 from pdtool.evaluation.adaptive_results import Goal, half_point
 from pdtool.evaluation.adaptive_transfer import push_together
@@ -78,6 +81,27 @@ def test_the_best_of_the_judged_iterates_is_kept_where_few_are_judged(planes: to
 
     kept = descend(planes[:3], look, epsilon=0.2, steps=10, generator=torch.Generator())
     assert [step for step, x in enumerate(seen) if torch.equal(x, kept)] == [4]
+
+
+def test_what_the_attacker_takes_for_evidence_is_what_the_runtime_counts(
+    net: torch.nn.Module, planes: torch.Tensor
+) -> None:
+    """With the original's margin weighed in, and with gradients into both nets."""
+    with torch.no_grad():
+        said = 0.3 * net(planes)  # not so sure that single precision ends
+    original = (said + torch.randn(said.shape, generator=torch.Generator().manual_seed(1))).requires_grad_(True)
+    member = said.clone().requires_grad_(True)
+    labels = original.argmax(1)
+    grading = Grading(temperatures=(1.5,), weight=0.4, middle=3.0)
+    entropy = F.cross_entropy(member / 1.5, labels, reduction="none")[:, None]
+    whole = weighed(entropy, -margins(original, labels), grading)
+    counted = graded(
+        member.detach().numpy(), labels.numpy(), 1.5, shift_of(grading, evidence_margins(original.detach().numpy()))
+    )
+    assert np.allclose(1 - torch.exp(-whole[:, 0]).detach().numpy(), counted, atol=1e-4)
+    for of in torch.autograd.grad(whole.sum(), (original, member)):
+        assert of.isfinite().all() and of.abs().sum() > 0
+    assert weighed(entropy, -margins(original, labels), Grading(temperatures=(1.5,))) is entropy
 
 
 def test_an_image_that_needs_no_more_work_is_left_alone(planes: torch.Tensor) -> None:
@@ -319,7 +343,7 @@ def test_disturbed_images_are_no_better_for_the_table_than_clean_ones(
     means = []
     for steps in (2, 20):
         found = disturb(
-            net.requires_grad_(False), members, table, [1.0] * 5, planes, labels,
+            net.requires_grad_(False), members, table, Grading(temperatures=(1.0,) * 5), planes, labels,
             goal=goal, share=1.0 if goal == "alarm" else 0.4, epsilon=0.1, steps=steps, at_once=3,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip

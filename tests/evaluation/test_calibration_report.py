@@ -23,6 +23,7 @@ from pdtool.calibration.rules import Settings
 from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, GradedTable, SequentialTest, replay, table_of
 from pdtool.calibration.wald import compile_wald
 from pdtool.data import load_data
+from pdtool.decisions import Grading
 from pdtool.errors import InputError, MissingError, UsageError
 from pdtool.evaluation import calibration_report as report
 from pdtool.evaluation.calibration_study import ORDERS, Study, study
@@ -50,7 +51,7 @@ def calibrated(votes, attacked=None, wrong=None, groups=None, data="clean", **se
         evidence=votes,
         groups=np.arange(len(votes)) if groups is None else groups,
         wrong=wrong,
-        temperatures=(1.0,) * votes.changed.shape[1],
+        grading=Grading(temperatures=(1.0,) * votes.changed.shape[1]),
     )
     given = Settings(**settings)
     c = calibrate_frames(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pdtool.compress.folder import open_pool
 from pdtool.data import load_data
-from pdtool.decisions import Verdict
+from pdtool.decisions import Grading, Verdict
 from pdtool.errors import InputError, MissingError, UsageError
 from pdtool.evaluation.evaluate import Extras, evaluate_bundle
 from pdtool.evaluation.metrics import threshold_at
@@ -85,9 +85,9 @@ def test_auroc_tpr_and_cost_by_hand(evaluated: tuple[Path, Evaluation], workshop
     data = load_data("digits", (1, 32, 32), role="test", limit=90)
     place = [[m.id for m in opened.bundle.members].index(id) for id in result.order]
     stored = _stored(out / "attacked" / "fgsm.npz")
-    ones = (1.0,) * 8
-    below = collect_votes(opened, data.images, temperatures=ones)
-    above = collect_votes(opened, stored["images"], temperatures=ones)
+    ones = Grading(temperatures=(1.0,) * 8)
+    below = collect_votes(opened, data.images, grading=ones)
+    above = collect_votes(opened, stored["images"], grading=ones)
     fooled = above.original != stored["labels"]
     attack = result.attacks[0]
     macs = {member.macs for member in opened.bundle.members}

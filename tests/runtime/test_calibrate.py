@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,7 +22,10 @@ from pdtool.runtime.timing import affordable, single_ms
 from pdtool.runtime.votes import collect_votes
 
 SIZE = (1, 32, 32)
-KINDS = [("optimal", "graded"), ("optimal", "label"), ("fixed", "graded"), ("wald", "label"), ("mmt", "label")]
+KINDS = [
+    ("optimal", "graded"), ("optimal", "margin"), ("fixed", "margin"), ("optimal", "label"), ("fixed", "graded"),
+    ("wald", "label"), ("mmt", "label"),
+]  # fmt: skip
 
 
 def calibrate(folder, settings, **changes):
@@ -42,16 +45,18 @@ def test_the_screener_decides_what_the_calibrated_table_says_of_all_evidence(bun
     given: dict[str, Any] = (
         {"p0": 0.05, "p1": 0.6} if rule == "mmt" else {}
     )  # 8 members are too few for the papers' own
-    done = calibrate(bundle, Settings(rule=rule, evidence=evidence, **given), accept_miss=True)
+    kind: Literal["label", "graded"] = "label" if evidence == "label" else "graded"
+    done = calibrate(bundle, Settings(rule=rule, evidence=kind, margin=evidence == "margin", **given), accept_miss=True)
     with Screener.open(bundle, seed=5) as screener:
         verdicts = screener.screen(images)
         order = [model.id for model in screener.residency.order]
     opened = open_bundle(bundle)
     assert opened.calibration == done.calibration
-    assert (done.calibration.temperatures is not None) == (evidence == "graded")
-    votes = collect_votes(opened, images, temperatures=done.frames.temperatures)
+    assert (done.calibration.temperatures is not None) == (kind == "graded")
+    assert (done.calibration.margin_weight > 0) == (evidence == "margin")
+    votes = collect_votes(opened, images, grading=done.frames.grading)
     columns = [[m.id for m in opened.bundle.members].index(name) for name in order]
-    said = votes.evidence.of(evidence)[:, columns]
+    said = votes.evidence.of(kind)[:, columns]
     flagged, used = replay(table_of(done.calibration), said)
     assert 0 < flagged.sum() < len(flagged)
     for i, verdict in enumerate(verdicts):
@@ -88,8 +93,9 @@ def test_temperatures_are_fitted_on_the_fit_part_alone(workshop):
     images = load_data("digits", SIZE, role="calibrate").images[:120]
     whole = collect_votes(opened, images, fit_on=np.arange(60))
     part = collect_votes(opened, images[:60], fit_on=np.arange(60))
-    assert whole.temperatures is not None and whole.temperatures == pytest.approx(part.temperatures, rel=1e-4)
-    given = collect_votes(opened, images, temperatures=whole.temperatures)
+    assert whole.grading is not None and part.grading is not None
+    assert whole.grading.temperatures == pytest.approx(part.grading.temperatures, rel=1e-4)
+    given = collect_votes(opened, images, grading=whole.grading)
     assert np.array_equal(given.evidence.known(), whole.evidence.known())
     assert np.array_equal(given.evidence.changed, given.members != given.original[:, None])
     sure = whole.evidence.known()

@@ -306,5 +306,6 @@ def test_votes_do_not_depend_on_the_cores(bundle, threads):
     with open_provider(opened, "onnxruntime", threads=threads) as provider:
         came = collect_votes(opened, images, fit_on=np.arange(70), provider=provider)
     assert np.array_equal(came.original, plain.original) and np.array_equal(came.members, plain.members)
-    assert came.temperatures == pytest.approx(plain.temperatures, rel=1e-4)
+    assert came.grading is not None and plain.grading is not None
+    assert came.grading.temperatures == pytest.approx(plain.grading.temperatures, rel=1e-4)
     assert verdicts(bundle, threads=threads) == verdicts(bundle, threads=1)
