@@ -26,7 +26,6 @@ COLDEST, HOTTEST = 0.05, 20.0  # temperatures tried
 NEAR = 0.2  # label change rates of frames that count as alike
 FAR = 500.0  # log-odds that are certain
 NEAR_CERTAIN = 14.0  # log-odds (one in a million) beyond which a slope is not fitted
-GIVEN_BACK = 0.5  # of the slope of clean members' log-odds along the original's margin
 FEW = 20  # fewer changed (or kept) clean labels say too little about the evidence that comes with one
 
 
@@ -125,26 +124,25 @@ def margins(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def shift_of(grading: Grading, margin: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """What the original's margins (N,) add to every member's log-odds; None where they add nothing."""
-    return None if grading.weight == 0 else grading.weight * (margin - grading.middle)
+    return None if grading.weight == 0 else grading.weight * np.maximum(0.0, margin - grading.knee)
 
 
 def fit_grading(odds: NDArray[np.float64], temperatures: tuple[float, ...], margin: NDArray[np.float64]) -> Grading:
     """How to weigh the original's margin (N,), from clean frames' log-odds (N, M) at these `temperatures`.
 
-    On clean frames a member is surer of the label the surer the original is: its log-odds fall by some slope with
-    every logit of the margin. Half of it is given back, so that doubt weighs more on a frame that the original is sure
-    of, where clean members hardly ever doubt, while doubt about a close decision still counts. All of it would be what
-    clean frames alone suggest, but hides attacks that just cross the boundary. The middle is where a twentieth of the
-    clean votes come out above a half.
+    On clean frames members are surer of the label the surer the original is: their log-odds fall by some slope with
+    every logit of the margin. Beyond the median of the clean margins that slope is given back, so that the doubt of a
+    member weighs more the surer the original is, where clean members hardly ever doubt and attacks that go far over the
+    boundary end. Below it nothing is changed: there attacks that just cross the boundary are, and clean frames that are
+    hard.
     """
     odds = odds.clip(-NEAR_CERTAIN, NEAR_CERTAIN)
     spread = margin - margin.mean()
     slope = float(spread @ odds.mean(axis=1) / (spread @ spread)) if spread.any() else 0.0
-    weight = round(max(0.0, -slope * GIVEN_BACK), 6)
+    weight = round(max(0.0, -slope), 6)
     if weight == 0:
         return Grading(temperatures=temperatures)
-    middle = float(np.quantile(odds + weight * margin[:, None], 0.95)) / weight
-    return Grading(temperatures=temperatures, weight=weight, middle=round(middle, 6))
+    return Grading(temperatures=temperatures, weight=weight, knee=round(float(np.median(margin)), 6))
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -147,7 +147,7 @@ def calibrate(
         clear_below=None if means is None else means.clear_below,
         temperatures=None if grading is None else grading.temperatures,
         margin_weight=0.0 if grading is None else grading.weight,
-        margin_middle=0.0 if grading is None else grading.middle,
+        margin_knee=0.0 if grading is None else grading.knee,
         adversarial="assumed" if attacked is None else "measured",
         power=power,
         clean_lcr=float(frames.evidence.changed[fit].mean()),

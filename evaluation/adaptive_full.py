@@ -123,13 +123,13 @@ def soft_cost(against: Tensor, entropy: Tensor, table: Table) -> Tensor:
 def weighed(entropy: Tensor, margin: Tensor, grading: Grading | None) -> Tensor:
     """Cross-entropies (N, M) whose evidence, 1 - exp(-entropy), is that with the original's margin (N,) weighed in.
 
-    Differentiable in both: who attacks this evidence gains by being less sure of the wrong label.
+    Differentiable in both: who attacks this evidence gains by making the original less sure.
     """
     if grading is None or grading.weight == 0:
         return entropy
     entropy = entropy.clamp(min=1e-6)
     odds = entropy + torch.log(-torch.expm1(-entropy))
-    return F.softplus(odds + grading.weight * (margin - grading.middle)[:, None])
+    return F.softplus(odds + grading.weight * F.relu(margin - grading.knee)[:, None])
 
 
 def _mean(values: Tensor) -> Tensor:

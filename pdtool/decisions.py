@@ -22,14 +22,14 @@ Rule = Literal["optimal", "wald", "fixed", "mmt"]
 class Grading:
     """How logits become graded evidence: the members' temperatures (M,), and what the original's own margin adds.
 
-    A member's log-odds against the original's label, its logits divided by its temperature, plus `weight` x (margin -
-    `middle`), as a probability. The margin is the original's: by how many logits its label leads. With weight 0 the
-    evidence is 1 - the member's probability of the label.
+    A member's log-odds against the original's label, its logits divided by its temperature, plus `weight` x what the
+    margin exceeds `knee` by, as a probability. The margin is the original's: by how many logits its label leads. With
+    weight 0 the evidence is 1 - the member's probability of the label.
     """
 
     temperatures: tuple[float, ...]
     weight: float = 0.0
-    middle: float = 0.0
+    knee: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Calibration:
     clear_below: tuple[float | None, ...] | None
     temperatures: tuple[float, ...] | None  # of the members, in the bundle's order, for graded evidence
     margin_weight: float = 0.0  # of the original's margin in graded evidence (`Grading`)
-    margin_middle: float = 0.0
+    margin_knee: float = 0.0
     adversarial: Literal["assumed", "measured"]  # what the test was designed against, and `power` belongs to
     power: float  # share of those adversarial frames that it flags
     clean_lcr: float  # mean label change rate of the clean images it was fitted on (zeta_h)
@@ -93,7 +93,7 @@ class Calibration:
             raise ValueError("after_change belongs to label evidence")
         if self.evidence == "label":
             _check_absent(self.flag_above, self.clear_below, self.temperatures)
-            if self.margin_weight or self.margin_middle:
+            if self.margin_weight or self.margin_knee:
                 raise ValueError("a margin belongs to graded evidence")
             _check_counts(self.max_models, *_given(self.flag_at, self.clear_at, "flag_at and clear_at"))
         else:
@@ -102,8 +102,8 @@ class Calibration:
             scales = self.temperatures or ()
             if len(scales) < self.max_models or not all(1e-3 <= scale <= 1e3 for scale in scales):
                 raise ValueError("graded evidence needs a temperature from 0.001 to 1000 for every member")
-            if not 0 <= self.margin_weight <= 1e3 or not abs(self.margin_middle) <= 1e6:
-                raise ValueError("margin_weight should lie in 0..1000 and margin_middle in -1e6..1e6")
+            if not 0 <= self.margin_weight <= 1e3 or not 0 <= self.margin_knee <= 1e6:
+                raise ValueError("margin_weight should lie in 0..1000 and margin_knee in 0..1e6")
         if len(self.models_clean) != self.max_models or abs(sum(self.models_clean) - 1) > 1e-3:
             raise ValueError(f"models_clean should be max_models = {self.max_models} shares that sum to 1")
 
@@ -112,7 +112,7 @@ class Calibration:
         """How members' logits become graded evidence; None for label evidence."""
         if self.temperatures is None:
             return None
-        return Grading(temperatures=self.temperatures, weight=self.margin_weight, middle=self.margin_middle)
+        return Grading(temperatures=self.temperatures, weight=self.margin_weight, knee=self.margin_knee)
 
 
 @dataclass(frozen=True, kw_only=True)

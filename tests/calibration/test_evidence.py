@@ -9,7 +9,6 @@ from scipy.special import softmax
 from pdtool.calibration.evidence import (
     COLDEST,
     FEW,
-    GIVEN_BACK,
     HOTTEST,
     NEAR,
     Evidence,
@@ -71,17 +70,19 @@ def test_a_margin_is_the_lead_of_the_label():
     assert margins(logits[:, :1]).tolist() == [0.0] * 100
 
 
-def test_half_of_what_members_gain_with_the_originals_margin_is_given_back():
+def test_what_members_gain_with_the_originals_margin_is_given_back_beyond_the_median():
     rng = np.random.default_rng(4)
     margin = rng.uniform(0, 12, 5000)
     odds = 1.5 - 0.8 * margin[:, None] + rng.normal(0, 1, (5000, 6))
     grading = fit_grading(odds, (1.0,) * 6, margin)
-    assert grading.weight == pytest.approx(GIVEN_BACK * 0.8, abs=0.01)
+    assert grading.weight == pytest.approx(0.8, abs=0.01) and grading.knee == pytest.approx(np.median(margin), abs=1e-6)
     shift = shift_of(grading, margin)
     assert shift is not None
-    assert (shifted(odds, shift) > 0.5).mean() == pytest.approx(0.05, abs=0.002)
-    same_doubt = shifted(np.zeros(2), shift_of(grading, np.array([1.0, 10.0])))
-    assert same_doubt[0] < same_doubt[1]  # doubt weighs more where the original is sure
+    said, plain = shifted(odds, shift), shifted(odds, None)
+    below = margin <= grading.knee
+    assert np.array_equal(said[below], plain[below]) and (said[~below] > plain[~below]).all()
+    sure = margin > grading.knee + 1  # there the margin tells nothing any more
+    assert abs(np.corrcoef(margin[sure], (odds + shift[:, None])[sure].mean(axis=1))[0, 1]) < 0.1
 
 
 def test_members_that_do_not_follow_the_original_give_its_margin_no_weight():

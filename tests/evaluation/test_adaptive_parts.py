@@ -92,7 +92,7 @@ def test_what_the_attacker_takes_for_evidence_is_what_the_runtime_counts(
     original = (said + torch.randn(said.shape, generator=torch.Generator().manual_seed(1))).requires_grad_(True)
     member = said.clone().requires_grad_(True)
     labels = original.argmax(1)
-    grading = Grading(temperatures=(1.5,), weight=0.4, middle=3.0)
+    grading = Grading(temperatures=(1.5,), weight=0.8, knee=1.0)
     entropy = F.cross_entropy(member / 1.5, labels, reduction="none")[:, None]
     whole = weighed(entropy, -margins(original, labels), grading)
     counted = graded(
