@@ -31,10 +31,14 @@ FEW = 20  # fewer changed (or kept) clean labels say too little about the eviden
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of frames (N,) by members (N, M): whether each changed the label, and its graded evidence where known."""
+    """Of frames (N,) by members (N, M): whether each changed the label, and its graded evidence where known.
+
+    `shift` (N,): what the original's margin added to the log-odds in that, where it did (`shift_of`).
+    """
 
     changed: NDArray[np.bool_]
     graded: NDArray[np.float64] | None = None
+    shift: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.changed.ndim != 2 or self.changed.dtype != np.bool_:
@@ -62,7 +66,11 @@ class Evidence:
 
     def take(self, frames: NDArray[np.int64]) -> "Evidence":
         """Those frames."""
-        return Evidence(self.changed[frames], None if self.graded is None else self.graded[frames])
+        return Evidence(
+            self.changed[frames],
+            None if self.graded is None else self.graded[frames],
+            None if self.shift is None else self.shift[frames],
+        )
 
     def shuffled(self, rng: np.random.Generator) -> "Evidence":
         """Members in a new random order for every frame."""
@@ -70,6 +78,7 @@ class Evidence:
         return Evidence(
             np.take_along_axis(self.changed, order, axis=1),
             None if self.graded is None else np.take_along_axis(self.graded, order, axis=1),
+            self.shift,
         )
 
 
@@ -170,15 +179,28 @@ def assumed(clean: Evidence, frames: int, rng: np.random.Generator) -> Evidence:
     A frame's chance p that a member changes its label is drawn from `latent.ASSUMED`; each member changes it with that
     chance, independently, and brings the graded evidence of a random clean vote that did (or did not) change the label,
     on a clean frame whose label change rate is near p. Where fewer than 20 clean votes did (or did not): drawn evenly
-    over 0.5 to 1 (or 0 to 0.5).
+    over 0.5 to 1 (or 0 to 0.5). What the original's margin adds is taken from a random clean frame: an attack is
+    taken to leave the original as sure as it is of clean frames.
     """
     chance = rng.choice(ASSUMED.p, size=frames, p=ASSUMED.weights)
     changed = rng.random((frames, clean.changed.shape[1])) < chance[:, None]
     if clean.graded is None:
         return Evidence(changed)
-    did = _votes(clean.graded, clean.changed, clean.changed, chance, rng, 0.5)
-    did_not = _votes(clean.graded, ~clean.changed, clean.changed, chance, rng, 0.0)
-    return Evidence(changed, np.where(changed, did, did_not))
+    said = clean.graded if clean.shift is None else _moved(clean.graded, -clean.shift)
+    did = _votes(said, clean.changed, clean.changed, chance, rng, 0.5)
+    did_not = _votes(said, ~clean.changed, clean.changed, chance, rng, 0.0)
+    made = np.where(changed, did, did_not)
+    if clean.shift is None:
+        return Evidence(changed, made)
+    shift = rng.choice(clean.shift, size=frames)
+    return Evidence(changed, _moved(made, shift), shift)
+
+
+def _moved(evidence: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Evidence (N, M) with a shift (N,) of its log-odds."""
+    with np.errstate(divide="ignore"):
+        odds = np.log(evidence) - np.log1p(-evidence)
+    return shifted(odds.clip(-FAR, FAR), shift)
 
 
 def _votes(

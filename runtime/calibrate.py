@@ -150,4 +150,9 @@ def _attacked(opened: OpenBundle, files: Sequence[Path], grading: Grading, provi
             )
         parts.append(votes.evidence.take(fooled))
     known = [part.graded for part in parts if part.graded is not None]
-    return Evidence(np.concatenate([part.changed for part in parts]), np.concatenate(known))
+    shifts = [part.shift for part in parts if part.shift is not None]
+    return Evidence(
+        np.concatenate([part.changed for part in parts]),
+        np.concatenate(known),
+        np.concatenate(shifts) if shifts else None,
+    )

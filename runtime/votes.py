@@ -23,18 +23,19 @@ __all__ = ["Votes", "collect_votes"]
 class Votes:
     """Labels as class indices: the original's (N,) and each member's (N, M), members in the bundle's order.
 
-    `graded` (N, M) and `grading` where that was given or fitted.
+    `graded` (N, M) and `grading` where that was given or fitted; `shift` (N,) where that weighs the original's margin.
     """
 
     original: NDArray[np.int64]
     members: NDArray[np.int64]
     graded: NDArray[np.float64] | None = None
     grading: Grading | None = None
+    shift: NDArray[np.float64] | None = None
 
     @property
     def evidence(self) -> Evidence:
         """What the members say against the original's labels."""
-        return Evidence(self.members != self.original[:, None], self.graded)
+        return Evidence(self.members != self.original[:, None], self.graded, self.shift)
 
 
 def collect_votes(
@@ -88,7 +89,8 @@ def _votes(
         grading = Grading(temperatures=tuple(scales))
         if weigh:
             grading = fit_grading(against[fit_on], grading.temperatures, margin[fit_on])
-    return Votes(original, np.stack(labels, axis=1), shifted(against, shift_of(grading, margin)), grading)
+    shift = shift_of(grading, margin)
+    return Votes(original, np.stack(labels, axis=1), shifted(against, shift), grading, shift)
 
 
 def _logits(

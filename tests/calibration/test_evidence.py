@@ -192,3 +192,19 @@ def test_with_too_few_changed_clean_votes_evidence_is_drawn_evenly_above_a_half(
         assert np.histogram(said, bins=5, range=(0.5, 1))[0] == pytest.approx(np.full(5, len(said) / 5), rel=0.1)
     else:
         assert (said == 0.9).all()
+
+
+def test_assumed_frames_leave_the_original_as_sure_as_it_is_of_clean_ones():
+    rng = np.random.default_rng(6)
+    changed = rng.random((600, 8)) < rng.choice([0.02, 0.5], (600, 1))
+    plain = np.where(changed, rng.uniform(0.5, 1, (600, 8)), rng.uniform(0, 0.5, (600, 8)))
+    shift = np.where(rng.random(600) < 0.5, 0.0, 3.0)
+    clean = Evidence(changed, shifted(np.log(plain / (1 - plain)), shift), shift)
+    made = assumed(clean, 4000, np.random.default_rng(7))
+    same = assumed(Evidence(changed, plain), 4000, np.random.default_rng(7))
+    assert made.shift is not None and (made.shift == 3.0).mean() == pytest.approx((shift == 3.0).mean(), abs=0.05)
+    assert np.array_equal(made.changed, same.changed)  # the votes are those of frames without a margin
+    odds = np.log(same.known() / (1 - same.known())) + made.shift[:, None]
+    assert made.known() == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-9)
+    taken = made.take(np.arange(5)).shuffled(rng)
+    assert taken.shift is not None and np.array_equal(taken.shift, made.shift[:5])
