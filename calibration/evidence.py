@@ -18,6 +18,7 @@ __all__ = [
     "graded",
     "log_odds",
     "margins",
+    "moved",
     "shift_of",
     "shifted",
 ]
@@ -63,6 +64,10 @@ class Evidence:
         if self.graded is None:
             raise ValueError("graded evidence was not recorded")
         return self.graded
+
+    def plain(self) -> NDArray[np.float64]:
+        """The graded evidence (N, M) without what the original's margin added."""
+        return self.known() if self.shift is None else moved(self.known(), -self.shift)
 
     def take(self, frames: NDArray[np.int64]) -> "Evidence":
         """Those frames."""
@@ -186,17 +191,17 @@ def assumed(clean: Evidence, frames: int, rng: np.random.Generator) -> Evidence:
     changed = rng.random((frames, clean.changed.shape[1])) < chance[:, None]
     if clean.graded is None:
         return Evidence(changed)
-    said = clean.graded if clean.shift is None else _moved(clean.graded, -clean.shift)
+    said = clean.plain()
     did = _votes(said, clean.changed, clean.changed, chance, rng, 0.5)
     did_not = _votes(said, ~clean.changed, clean.changed, chance, rng, 0.0)
     made = np.where(changed, did, did_not)
     if clean.shift is None:
         return Evidence(changed, made)
     shift = rng.choice(clean.shift, size=frames)
-    return Evidence(changed, _moved(made, shift), shift)
+    return Evidence(changed, moved(made, shift), shift)
 
 
-def _moved(evidence: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+def moved(evidence: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
     """Evidence (N, M) with a shift (N,) of its log-odds."""
     with np.errstate(divide="ignore"):
         odds = np.log(evidence) - np.log1p(-evidence)

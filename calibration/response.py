@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.calibration.evidence import FEW, Evidence
+from pdtool.calibration.evidence import FEW, Evidence, moved
 from pdtool.calibration.exact import change_rate_flagged, operating
 from pdtool.calibration.table import DecisionTable, GradedTable, Table, replay
 
@@ -106,13 +106,15 @@ def _simulated(table: Table, clean: Evidence, rng: np.random.Generator) -> tuple
     """From simulated frames, made much as `evidence.assumed` makes those it assumes, but for every p.
 
     Each member changes the label with chance p, and brings the graded evidence of a random clean vote that did (or did
-    not) change it, on a clean frame with about as many changes. The same random numbers serve every p, so that the
-    curves are smooth.
+    not) change it, on a clean frame with about as many changes; what the original's margin adds is a random clean
+    frame's. The same random numbers serve every p, so that the curves are smooth.
     """
     members = clean.changed.shape[1]
-    did = [_votes(clean, clean.changed, z, 0.5) for z in range(members + 1)]
-    did_not = [_votes(clean, ~clean.changed, z, 0.0) for z in range(members + 1)]
+    said = clean.plain()
+    did = [_votes(clean, said, clean.changed, z, 0.5) for z in range(members + 1)]
+    did_not = [_votes(clean, said, ~clean.changed, z, 0.0) for z in range(members + 1)]
     chance, pick = rng.random((2, SIMULATED, members))
+    shift = None if clean.shift is None else rng.choice(clean.shift, size=SIMULATED)
     p = np.linspace(0, 1, 101)
     flagged, used = np.zeros((len(p), SIMULATED), dtype=bool), np.zeros((len(p), SIMULATED), dtype=np.int64)
     for i, each in enumerate(p):
@@ -123,7 +125,7 @@ def _simulated(table: Table, clean: Evidence, rng: np.random.Generator) -> tuple
             rows = changes == z
             one, other = (votes[z][(pick[rows] * len(votes[z])).astype(np.int64)] for votes in (did, did_not))
             evidence[rows] = np.where(changed[rows], one, other)
-        flagged[i], used[i] = replay(table, evidence)
+        flagged[i], used[i] = replay(table, evidence if shift is None else moved(evidence, shift))
     p99 = np.quantile(used, 0.99, axis=1, method="higher").astype(np.int64)
     rates: dict[int, float | None] = {}
     for n in within(table):
@@ -132,8 +134,8 @@ def _simulated(table: Table, clean: Evidence, rng: np.random.Generator) -> tuple
     return Response(p, flagged.mean(axis=1), used.mean(axis=1), p99, SIMULATED), rates
 
 
-def _votes(clean: Evidence, wanted: Flags, changes: int, low: float) -> Floats:
-    """The graded evidence of the wanted votes, in rising order, on the frames whose changes are nearest to a number.
+def _votes(clean: Evidence, said: Floats, wanted: Flags, changes: int, low: float) -> Floats:
+    """The evidence `said` (N, M) by the wanted votes, in rising order, on frames whose changes are nearest to a number.
 
     At least 20 votes; where there are fewer in all, numbers spread evenly from `low` over a half.
     """
@@ -141,7 +143,7 @@ def _votes(clean: Evidence, wanted: Flags, changes: int, low: float) -> Floats:
     if len(frame) < FEW:
         return np.linspace(low, low + 0.5, FEW)
     far = np.abs(clean.changed.sum(axis=1) - changes)[frame]
-    near: Floats = np.sort(clean.known()[wanted][far <= np.partition(far, FEW - 1)[FEW - 1]])
+    near: Floats = np.sort(said[wanted][far <= np.partition(far, FEW - 1)[FEW - 1]])
     return near
 
 

@@ -183,7 +183,7 @@ def _print(bundle: Path, c: "Calibration", fps: float) -> None:
         else:
             bound = evidence_flagged(test, n)
             rows.append((f"evidence of each member that is flagged within {n}", number(bound, 2)))
-    table(f"{bundle}: calibrated ({c.rule}, {c.evidence} evidence, measured with {c.engines})", ("", "value"), rows)
+    table(f"{bundle}: calibrated ({c.rule}, {c.counts} evidence, measured with {c.engines})", ("", "value"), rows)
     if isinstance(test, DecisionTable):
         exact = operating(test, [0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
         table(

@@ -197,7 +197,7 @@ def _target(
         bundle_digest=opened.bundle.digest,
         precision=opened.bundle.precision,
         rule=calibration.rule,
-        evidence="margin" if calibration.margin_weight else calibration.evidence,
+        evidence=calibration.counts,
         target_fpr=calibration.target_fpr,
         max_models=calibration.max_models,
         surrogates=digest,

@@ -27,7 +27,7 @@ def subject_of(opened: OpenBundle, of: PoolFolder, calibration: Calibration) -> 
         bundle_digest=bundle.digest,
         precision=bundle.precision,
         rule=calibration.rule,
-        evidence="margin" if calibration.margin_weight else calibration.evidence,
+        evidence=calibration.counts,
         temperatures="1" if calibration.temperatures is None else "calibrated",
         target_fpr=calibration.target_fpr,
         confidence=calibration.confidence,

@@ -108,6 +108,11 @@ class Calibration:
             raise ValueError(f"models_clean should be max_models = {self.max_models} shares that sum to 1")
 
     @property
+    def counts(self) -> str:
+        """What a member says, in a word: label, graded, or margin (graded, with the original's margin weighed in)."""
+        return "margin" if self.margin_weight else self.evidence
+
+    @property
     def grading(self) -> Grading | None:
         """How members' logits become graded evidence; None for label evidence."""
         if self.temperatures is None:
