@@ -41,8 +41,8 @@ def evaluate(
     control: Annotated[
         list[str] | None,
         typer.Option(
-            help="A benign change, or all: noise, gaussian, jpeg, blur, contrast, stretch, brightness, same-norm "
-            "(noise as long as each attack's change); with a setting if wanted, e.g. jpeg:quality=50. How often is it "
+            help="A benign change, or all: noise, gaussian, jpeg, blur, contrast, stretch, brightness; with a setting "
+            "if wanted, e.g. jpeg:quality=50; or same-norm, noise as long as each attack's change. How often is it "
             "flagged?"
         ),
     ] = None,

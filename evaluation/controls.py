@@ -123,7 +123,7 @@ def parse_control(text: str) -> Control:
     """
     name, _, options = text.partition(":")
     if name not in CONTROLS:
-        raise UsageError(f"unknown control {name!r}; expected all, same-norm or one of {', '.join(CONTROLS)}")
+        raise UsageError(f"unknown control {name!r}; expected one of all, same-norm, {', '.join(CONTROLS)}")
     control = CONTROLS[name]
     return replace(control, settings=read_settings("control", text, options, control.settings))
 

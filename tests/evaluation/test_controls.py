@@ -98,7 +98,7 @@ def test_an_attacks_size_without_its_direction_fools_hardly(net: torch.nn.Module
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fog", "unknown control 'fog'; expected all, same-norm or one of noise, gaussian"),
+        ("fog", "unknown control 'fog'; expected one of all, same-norm, noise, gaussian"),
         ("stretch:by=1", "control stretch has no setting 'by'; it takes none"),
         ("noise:epsilon=8", "control 'noise:epsilon=8': pixels lie in"),
         ("blur:radius=x", "control 'blur:radius=x': expected a number or a fraction"),
