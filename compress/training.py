@@ -1,6 +1,7 @@
 """One loop that trains a net or fine-tunes a pruned one, and its accuracy. Seeded; one machine, one result."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -142,8 +143,10 @@ def half_of(device: torch.device) -> torch.dtype | None:
     """The type that forward passes may use beside float32 (mixed precision); None where there is none to gain by.
 
     On GPUs bfloat16, or float16 where they lack it. On CPUs bfloat16 where they have instructions for it (and torch
-    says so); without them it would be slower.
+    says so); without them it would be slower. None everywhere where the environment says PDTOOL_FLOAT32=1.
     """
+    if os.environ.get("PDTOOL_FLOAT32", "0") not in ("", "0"):
+        return None
     if device.type == "cpu":
         able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch has no such function
         return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None

@@ -9,20 +9,13 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PDTOOL_FLOAT32"] = (
+    "1"  # nets are trained alike on every kind of CPU: what is expected of them was settled so
+)
 # A shell that runs this in the background has it, and all that it starts, ignore Ctrl-C: tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
-
-
-def pytest_configure() -> None:
-    """Nets are trained in float32 on every kind of CPU: what is expected of them was settled so."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return
-    torch.cpu.get_capabilities = dict  # type: ignore[assignment]
-
 
 SHARED = ROOT.parent / "shared" / "data"
 

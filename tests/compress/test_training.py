@@ -100,12 +100,15 @@ def test_cpus_take_half_precision_where_they_have_instructions_for_it(
     able: str, half: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True}, raising=False)
+    assert half_of(torch.device("cpu")) is None  # tests ask for float32
+    monkeypatch.delenv("PDTOOL_FLOAT32")
     assert half_of(torch.device("cpu")) is half
     assert ("bfloat16" in made_on(lenet())) == (half is not None)
 
 
 def test_where_torch_does_not_tell_cpus_train_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.delenv("PDTOOL_FLOAT32")
     assert half_of(torch.device("cpu")) is None
 
 
