@@ -17,6 +17,7 @@ def tables(e: Evaluation) -> tuple[Table, ...]:
 
 def _caught(e: Evaluation) -> Table:
     rows: list[tuple[Cell, ...]] = []
+    weighed = ", the original's margin weighed in" if e.subject.evidence == "margin" else ""
     w = e.worst_case
     if w.inputs:
         what = ("worst attack of each image", "n and all but the first figure: of images that any attack fooled")
@@ -53,8 +54,8 @@ def _caught(e: Evaluation) -> Table:
         "detection accuracy); of the worst attack of each image, where every attack that fooled the image was flagged: "
         "a weak attack that is seen adds to those n, so that this share may be better than that of one attack. AUROC "
         "and TPR ask every member and tell such frames from all clean ones: by the label change rate (LCR), and by the "
-        "mean graded evidence, 1 - the member's probability of the original's "
-        f"label (temperatures: {e.subject.temperatures}). A TPR at x % FPR counts frames strictly above the lowest "
+        "mean graded evidence, 1 - the member's probability of the original's label "
+        f"(temperatures: {e.subject.temperatures}{weighed}). A TPR at x % FPR counts frames strictly above the lowest "
         "threshold that at most x % of the clean frames pass; where clean frames tie, fewer pass, and nothing is "
         f"interpolated.{_unscreened(e)}",
     )

@@ -150,4 +150,5 @@ def summary(e: Evaluation) -> tuple[str, ...]:
 
 
 def _evidence(e: Evaluation) -> str:
-    return "mean graded evidence" if e.subject.evidence != "label" else "label change rate"
+    said = {"label": "label change rate", "margin": "mean graded evidence, the original's margin weighed in"}
+    return said.get(e.subject.evidence, "mean graded evidence")

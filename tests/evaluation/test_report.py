@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -276,6 +277,12 @@ def test_both_reports_print_the_same_figures(made: tuple[Evaluation, Evidence], 
             for figure, beside in row:
                 assert figure.strip().replace("|", "\\|") in text and figure.strip() in flat
                 assert beside.replace("|", "\\|") in text
+
+
+def test_evidence_that_weighs_the_margin_is_called_so(made: tuple[Evaluation, Evidence]) -> None:
+    plain = markdown_report(made[0])
+    weighed = markdown_report(replace(made[0], subject=replace(made[0].subject, evidence="margin")))
+    assert "the original's margin weighed in" in weighed and "margin weighed in" not in plain
 
 
 def test_attacks_stand_in_groups(made: tuple[Evaluation, Evidence]) -> None:
