@@ -7,6 +7,7 @@ from cells import markdown
 from documents import Found, attack_of
 from published import ACCESS_ATTACKS
 
+from pdtool.evaluation.metrics import Area, Mean, Rate
 from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.wording import NOTHING
 
@@ -35,7 +36,7 @@ def worst_by(report: Evaluation, take: Callable[[AttackResult], float | None]) -
 
 
 def goals_of(report: Evaluation) -> Iterator[tuple[str, str, float, float | None, str]]:
-    """Each goal: title, sign, bound, what the report says (shares, not percent), and of which attack."""
+    """Each goal: title, sign, bound, what the report says (shares, not percent), its interval and of which attack."""
     six = papers_attacks(report)
     for score, name in SCORES.items():
         for what, bound, take in (
@@ -46,14 +47,20 @@ def goals_of(report: Evaluation) -> Iterator[tuple[str, str, float, float | None
             yield f"{what} of the {name}, mean over the papers' attacks", ">=", bound, _mean(map(take, six)), ""
             worst = worst_by(report, take)
             title = f"{what} of the {name}, worst of all attacks"
-            yield title, ">=", least, *((None, "") if worst is None else (worst[0], f" (`{worst[1].spec}`)"))
+            if worst is None:
+                yield title, ">=", least, None, ""
+            else:
+                of = getattr(worst[1], score)
+                interval = _interval(of.auroc if what == "AUROC" else of.tpr_5)
+                yield title, ">=", least, worst[0], f"{interval} `{worst[1].spec}`"
     # of all attacked images, as in the papers' defence: of the flagged alone, a test that flags little looks well
     every = "of all that fooled the original, mean over the papers' attacks"
     flagged = (a.corrected.events / a.frames.count for a in six)
     yield f"flagged and corrected label right, {every}", ">=", 0.70, _mean(flagged), ""
     yield f"label of most members right, {every}", ">=", 0.70, _mean(a.majority.share for a in six), ""
-    yield "members asked for a clean frame", "<=", 8.0, report.clean.every.models_used.value, ""
-    yield "cost of a clean frame, passes of the original", "<=", 2.0, report.clean.every.cost.value, ""
+    clean = report.clean.every
+    yield "members asked for a clean frame", "<=", 8.0, clean.models_used.value, _interval(clean.models_used, 2)
+    yield "cost of a clean frame, passes of the original", "<=", 2.0, clean.cost.value, _interval(clean.cost, 2)
 
 
 def goals(every: Sequence[Found]) -> str:
@@ -80,6 +87,10 @@ def _judged(goal: tuple[str, str, float, float | None, str]) -> str:
         return NOTHING
     met = value >= bound if sign == ">=" else value <= bound
     return f"{'met' if met else 'missed'}: **{value:.{3 if bound < 1 else 2}f}**{of}"
+
+
+def _interval(of: Rate | Area | Mean, digits: int = 3) -> str:
+    return "" if of.low is None or of.high is None else f" ({of.low:.{digits}f}–{of.high:.{digits}f})"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
