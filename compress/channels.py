@@ -39,9 +39,7 @@ def channel_method(select: Select) -> Method:
     def choose(task: Task, seed: int) -> dict[str, tuple[int, ...]]:
         settings, rng = task.settings, np.random.default_rng(seed)
         assert settings.rate is not None and settings.round_to is not None
-        return select(
-            task.units, task.original.net, settings.rate, settings.group_rates, rng, round_to=settings.round_to
-        )
+        return select(task.units, task.stem, settings.rate, settings.group_rates, rng, round_to=settings.round_to)
 
     def settle(task: Task) -> tuple[Settings, tuple[str, ...]]:
         settings, units, notes = task.settings, task.units, list[str]()
@@ -60,7 +58,7 @@ def channel_method(select: Select) -> Method:
         return settings, tuple(notes)
 
     def start(task: Task) -> Draft:
-        net = copy.deepcopy(task.original.net)
+        net = copy.deepcopy(task.stem)
         return Draft(net=net, history=prune(net, task.original.spec.input, choose(task, task.seed)))
 
     def tune(task: Task, net: nn.Module) -> dict[str, JsonValue]:
@@ -74,4 +72,5 @@ def channel_method(select: Select) -> Method:
         start=start,
         tune=tune,
         steps=lambda task: task.recipe.steps(len(task.training)),
+        inherits=True,
     )

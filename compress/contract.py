@@ -10,7 +10,7 @@ from pdtool.compress.hardening import Hardening
 from pdtool.compress.original import Original
 from pdtool.compress.prune import Unit
 from pdtool.compress.split import Labelled
-from pdtool.compress.training import Crafted, Hooks, Recipe, TrainingSet, fit
+from pdtool.compress.training import Crafted, Hooks, Recipe, Robust, TrainingSet, fit
 from pdtool.jsonform import JsonValue
 
 __all__ = ["TRAINING", "Draft", "Method", "Settings", "Task", "fine_tune"]
@@ -39,7 +39,8 @@ class Task:
 
     `units` are what may lose channels (for methods that prune channels), `layers` the names of the convolutions and
     linear layers whose weights may be zeroed or mutated (for the others). `held` are the images that accuracies are
-    measured on. Where members are hardened, `crafted` are the images crafted as `hardening` says, once for all of them.
+    measured on. Where members are hardened, `crafted` are the images crafted as `hardening` says, once for all of them,
+    and `parent` is the net that they are cut from in place of the original's, of the same shape, where there is one.
     `tick(1)` is to be called as often as `Method.steps` says, `tick(0)` within a step that may be long.
     """
 
@@ -52,8 +53,14 @@ class Task:
     held: Labelled
     hardening: Hardening | None = None
     crafted: Crafted | None = None
+    parent: nn.Module | None = None
     seed: int = 0
     tick: Callable[[int], None] = lambda steps: None
+
+    @property
+    def stem(self) -> nn.Module:
+        """What members are copies of: the parent, or else the original."""
+        return self.original.net if self.parent is None else self.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,7 @@ class Method:
     tune: Callable[[Task, nn.Module], dict[str, JsonValue]]
     steps: Callable[[Task], int]
     single: bool = False  # makes one model, not a pool of them
+    inherits: bool = False  # members start with the weights of `Task.stem`: a parent is worth training
 
 
 def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: Hooks | None = None) -> None:
@@ -95,7 +103,8 @@ def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: H
 
     Raises ValueError where the task is to harden members and nothing was crafted.
     """
-    if task.hardening is not None and task.crafted is None:
+    hardening = task.hardening
+    if hardening is not None and task.crafted is None:
         raise ValueError("members are to be hardened, but no images were crafted")
     recipe = task.recipe if epochs is None else replace(task.recipe, epochs=epochs)
     teacher = task.original.net
@@ -106,6 +115,7 @@ def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: H
         seed=task.seed,
         teacher=teacher,
         crafted=task.crafted,
+        robust=Robust(hardening.robust, hardening.robust_share) if hardening and hardening.robust > 0 else None,
         hooks=hooks,
         tick=task.tick,
     )

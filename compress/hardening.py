@@ -11,10 +11,12 @@ __all__ = ["HARDENINGS", "Hardening", "parse_hardening"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hardening:
-    """How members are trained to see through attacks on the original: on images crafted once a pool.
+    """How members are trained to see through attacks on the original and on themselves.
 
-    Attacked images move up to `epsilon` away from the image in every pixel (L-inf), or by as much in the root mean
-    square (L2), each by a random part of it and in a random number of gradient steps.
+    Against those on the original: on images crafted once a pool. They move up to `epsilon` away from the image in every
+    pixel (L-inf), or by as much in the root mean square (L2), each by a random part of it and in a random number of
+    gradient steps. Against those on themselves: members are attacked while they are trained, by up to `robust` in every
+    pixel. Before them a `parent` is trained so, the original with all of its channels: members are cut from it.
     """
 
     share: float = 0.5  # of every batch that is crafted
@@ -25,10 +27,13 @@ class Hardening:
     targeted: float = 0.35  # of the attacks: towards a random wrong label; the rest away from the true one
     l2: float = 0.3  # of the attacks: bounded in L2 instead of L-inf
     scouts: int = 0  # members made first and thrown away: attacks are on the original and on one of them together
+    robust: float = 6 / 255  # furthest that images move in attacks on the member itself; 0: none
+    robust_share: float = 1.0  # of the clean images of a batch that are attacked so
+    parent: int = 6  # epochs of the parent; 0: members are cut from the original
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number that cannot be used."""
-        for name in ("share", "benign", "targeted", "l2"):
+        for name in ("share", "benign", "targeted", "l2", "robust", "robust_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"hardening: {name} should lie in [0, 1], is {getattr(self, name):g}")
         if not 0 < self.epsilon <= 1:
@@ -37,6 +42,10 @@ class Hardening:
             raise UsageError(f"hardening: crafted should be a number above 0, is {self.crafted:g}")
         if not 1 <= self.steps <= 1000:
             raise UsageError(f"hardening: steps should lie in 1..1000, is {self.steps}")
+        if not 0 <= self.parent <= 10_000:
+            raise UsageError(f"hardening: parent should lie in 0..10000 epochs, is {self.parent}")
+        if self.robust > 0 and self.robust_share == 0:
+            raise UsageError("hardening: robust_share should be above 0, or robust 0: nothing would be attacked")
         if not 0 <= self.scouts <= 100:
             raise UsageError(f"hardening: scouts should lie in 0..100, is {self.scouts}")
         if self.share == 1:

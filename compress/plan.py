@@ -4,6 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -14,6 +15,7 @@ from pdtool.compress.contract import Draft
 from pdtool.compress.costs import count, count_nonzero
 from pdtool.compress.crafting import BATCH, craft
 from pdtool.compress.member import member_seed
+from pdtool.compress.parent import parent_steps, raise_parent
 from pdtool.compress.prepare import PoolRequest, Prepared, prepare
 from pdtool.compress.scouting import crafted_count
 from pdtool.compress.training import Crafted, accuracy, estimate_norms
@@ -28,6 +30,7 @@ __all__ = ["BoardFit", "PoolPlan", "Spread", "fits_board", "plan_pool"]
 STARTED = 8  # members that are started to see how large they are
 STEPS = 100  # steps that are timed
 WARM = 3  # steps before them: memory is allocated in the first ones
+PARENT = 8  # steps of a parent that are timed, the first two left out
 CRAFTED = 4  # batches that are crafted and timed
 PATIENCE = 2.0  # seconds after which fewer will do
 AT_MOST = 10.0  # seconds after which a single step is given up
@@ -110,12 +113,10 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
     finish = _finish(ready, request, typical)
     timed, notes = _timed(ready, request, typical)
-    steps = ready.method.steps(task)
+    steps, once = ready.method.steps(task), once + crafting + _parent(ready)
 
     def whole(step: float) -> float:
-        return round(
-            once + crafting + scouts * (start + steps * step) + request.members * (start + steps * step + finish), 3
-        )
+        return round(once + scouts * (start + steps * step) + request.members * (start + steps * step + finish), 3)
 
     low, high = np.quantile(timed or [0.0], [0.1, 0.9])
     mean = np.clip(timed or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
@@ -183,6 +184,22 @@ def _crafted(ready: Prepared) -> tuple[Prepared, float]:
     if hardening.scouts:  # once against the original, once against a scout, too
         seconds += some([task.original.net, ready.method.start(task).net])[1]
     return replace(ready, task=replace(task, crafted=crafted)), seconds
+
+
+def _parent(ready: Prepared) -> float:
+    """Seconds that the parent of a hardened pool takes, as a few of its steps tell."""
+    steps, ends = parent_steps(ready.method, ready.task), [time.perf_counter()]
+
+    def tick(count: int) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > PARENT or ends[-1] > ends[0] + PATIENCE:
+            raise _Enough
+
+    if steps:
+        with suppress(_Enough):
+            raise_parent(replace(ready.task, tick=tick))
+    taken = np.diff(ends)
+    return steps * float(np.mean(taken[2:] if len(taken) > 2 else taken)) if steps else 0.0
 
 
 def _draft(ready: Prepared, request: PoolRequest, index: int) -> Draft:

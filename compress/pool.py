@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from pdtool.compress.contract import Task
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.making import Job, Make, here
 from pdtool.compress.member import judge, member_seed, model_files, recipe_key, save
+from pdtool.compress.parent import FILES, parent_for, parent_steps, read_parent
 from pdtool.compress.prepare import METHODS, PoolRequest, Prepared, encode_settings, prepare
-from pdtool.compress.scouting import craft_for, crafting_steps
+from pdtool.compress.scouting import craft_for, crafting_steps, parent_seed
 from pdtool.compress.split import Labelled, spread
-from pdtool.compress.watch import Watch, silent
+from pdtool.compress.watch import Steps, Watch, silent
 from pdtool.compress.weights import weights_bytes
 from pdtool.compress.workplace import Wanted, Workplace, workplace
 from pdtool.errors import GateError
@@ -58,7 +60,7 @@ def make_pool(
         seen = write_entry(place.folder, "seen.bin", ready.seen)
         samples = write_entry(place.folder, "samples.npz", samples_bytes(task.held))
         floor = request.floor(original.accuracy)
-        members, errors = _members(request, ready, place, original, floor, make=make, watch=watch)
+        members, errors, parent = _members(request, ready, place, original, floor, make=make, watch=watch)
         judged = tuple(judge(member, floor) for member in members)
         if not any(member.used for member in judged):
             (place.folder / "pool.json").unlink(missing_ok=True)  # an earlier run's, with a lower floor
@@ -80,8 +82,11 @@ def make_pool(
             seen=seen,
             samples=samples,
             original=original,
+            parent=parent,
             members=judged,
         )
+        for name in FILES if parent is None else ():  # left by a run that asked for one and was stopped
+            (place.folder / name).unlink(missing_ok=True)
         write_atomic(place.folder / "pool.json", canonical(encode(pool)))
         if errors:
             raise next(iter(errors.values()))
@@ -97,15 +102,16 @@ def _members(
     *,
     make: Make,
     watch: Watch,
-) -> tuple[list[PoolMember], dict[str, Exception]]:
-    """All members, kept and made, in order; and the errors of those that could not be made."""
+) -> tuple[list[PoolMember], dict[str, Exception], PoolModel | None]:
+    """All members, kept and made, in order; the errors of those that could not be made; and their parent."""
     members, errors, jobs = dict[str, PoolMember](), dict[str, Exception](), list[Job]()
     for index in range(request.members):
         seed = member_seed(request.seed, index)
         jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed)))
     left = [job for job in jobs if job.id not in place.kept]
-    crafting = crafting_steps(ready.method, ready.task) if left else 0
-    with watch("compress", crafting + ready.method.steps(ready.task) * len(left)) as watched:
+    method, task = ready.method, ready.task
+    before = crafting_steps(method, task) + parent_steps(method, task) if left else 0
+    with watch("compress", before + method.steps(task) * len(left)) as watched:
         for note in (*ready.notes, *place.notes):
             watched.say(note)
         watched.say(
@@ -115,11 +121,7 @@ def _members(
             if job.id in place.kept:
                 members[job.id] = place.kept[job.id]
                 watched.say(_line(judge(members[job.id], floor), original, "kept from an earlier run"))
-        task = ready.task
-        if crafting:
-            begun = time.perf_counter()
-            task = craft_for(ready.method, task, request.seed, tick=watched.advance)
-            watched.say(_crafted_line(task, time.perf_counter() - begun))
+        task, parent = _before(request, ready, place, watched) if left else (task, _kept_parent(request, ready, place))
         for outcome in make(request.method, task, left, watched.advance):
             id, made = outcome.job.id, outcome.made
             if isinstance(made, Exception):
@@ -129,7 +131,31 @@ def _members(
             save(place.folder, made)
             members[id] = made.member
             watched.say(_line(judge(made.member, floor), original, f"in {outcome.seconds:.1f} s"))
-    return [members[job.id] for job in jobs if job.id in members], errors
+    return [members[job.id] for job in jobs if job.id in members], errors, parent
+
+
+def _before(request: PoolRequest, ready: Prepared, place: Workplace, watched: Steps) -> tuple[Task, PoolModel | None]:
+    """What members need that is made once for all of them: crafted images, and a parent."""
+    method, task, parent = ready.method, ready.task, None
+    if crafting_steps(method, task):
+        begun = time.perf_counter()
+        task = craft_for(method, task, request.seed, tick=watched.advance)
+        watched.say(_crafted_line(task, time.perf_counter() - begun))
+    if parent_steps(method, task):
+        begun, seed = time.perf_counter(), parent_seed(request.seed)
+        key = recipe_key(ready.key, seed)
+        net, parent = parent_for(place.folder, replace(task, seed=seed), key=key, tick=watched.advance)
+        task = replace(task, parent=net)
+        watched.say(f"parent: accuracy {parent.accuracy:.4f}, in {time.perf_counter() - begun:.1f} s")
+    return task, parent
+
+
+def _kept_parent(request: PoolRequest, ready: Prepared, place: Workplace) -> PoolModel | None:
+    """The parent of members that are all made; None where there was none, or it was deleted since."""
+    if not parent_steps(ready.method, ready.task):
+        return None
+    kept = read_parent(place.folder, ready.task, key=recipe_key(ready.key, parent_seed(request.seed)))
+    return None if kept is None else kept[1]
 
 
 def _crafted_line(task: Task, seconds: float) -> str:

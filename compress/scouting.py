@@ -18,7 +18,7 @@ from pdtool.compress.crafting import BATCH, craft
 from pdtool.compress.training import Crafted, crafted_of_batch
 from pdtool.errors import UsageError
 
-__all__ = ["craft_for", "crafted_count", "crafting_steps"]
+__all__ = ["craft_for", "crafted_count", "crafting_steps", "parent_seed"]
 
 
 def crafted_count(method: Method, task: Task) -> int:
@@ -72,6 +72,11 @@ def _craft(
     assert task.hardening is not None
     count = crafted_count(method, task)
     return craft(nets, task.training, task.hardening, task.recipe, seed=_seed(*seed), count=count, tick=tick)
+
+
+def parent_seed(seed: int) -> int:
+    """Of the parent of a pool of that seed."""
+    return _seed(seed, 0, 4)
 
 
 def _seed(*numbers: int) -> int:

@@ -1,7 +1,6 @@
 """One loop that trains a net or fine-tunes a pruned one, and its accuracy. Seeded; one machine, one result."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from torch.nn import functional as F
 from pdtool.artifacts import Preprocessing
 from pdtool.compress.models import Normalised
 from pdtool.compress.modes import evaluating
+from pdtool.compress.precision import device_of, half_of, made_on
 from pdtool.compress.recipe import RECIPES, Recipe
+from pdtool.compress.robust import Robust, attacked
 from pdtool.compress.training_set import FORMAT, Crafted, TrainingSet, as_pixels
 from pdtool.errors import GateError
 from pdtool.images import Images
@@ -25,6 +26,7 @@ __all__ = [
     "Crafted",
     "Hooks",
     "Recipe",
+    "Robust",
     "TrainingSet",
     "accuracy",
     "crafted_of_batch",
@@ -58,14 +60,16 @@ def fit(
     seed: int,
     teacher: nn.Module | None = None,
     crafted: Crafted | None = None,
+    robust: Robust | None = None,
     hooks: Hooks | None = None,
     tick: Callable[[int], None] = lambda steps: None,
 ) -> float:
     """Train `net` (which takes normalised inputs) in place and leave it in evaluation mode; returns seconds.
 
     With `crafted` images a share of every batch is drawn from them, in place of as many of the data's own: batches
-    stay as large and as many. The teacher teaches nothing about images that were attacked. `tick(1)` is called after
-    every batch. The global random state is left as it was.
+    stay as large and as many. The teacher teaches nothing about images that were attacked. `robust` attacks the net
+    itself on a part of the data's own images and adds the loss there, where it is to say what it is taught to say of
+    the images before. `tick(1)` is called after every batch. The global random state is left as it was.
     Raises GateError where the loss is no longer a number.
     """
     started = time.perf_counter()
@@ -111,7 +115,14 @@ def fit(
             inputs = ((pixels - data.mean) / data.std).contiguous(memory_format=FORMAT)
             with torch.autocast(device.type, dtype=half, enabled=half is not None):
                 logits = net(inputs).float()
-                loss = _loss(logits, labels, recipe, teacher, inputs, taught)
+                wanted = _wanted(recipe, teacher, inputs, taught)
+                loss = _loss(logits, labels, recipe, wanted, taught)
+            if robust is not None:
+                few = slice(0, robust.of(len(index)))  # clean images come first
+                moved = attacked(net, data, pixels[few], labels[few], robust.epsilon, generator)
+                with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                    said = net(((moved - data.mean) / data.std).contiguous(memory_format=FORMAT)).float()
+                    loss = loss + _loss(said, labels[few], recipe, None if wanted is None else wanted[few], None)
             if hooks.loss is not None:
                 loss = loss + hooks.loss(net, inputs, labels, logits)
             if not math.isfinite(loss.item()):
@@ -139,31 +150,6 @@ def crafted_of_batch(share: float, batch: int) -> int:
     return min(round(share * batch), batch - 1)
 
 
-def half_of(device: torch.device) -> torch.dtype | None:
-    """The type that forward passes may use beside float32 (mixed precision); None where there is none to gain by.
-
-    On GPUs bfloat16, or float16 where they lack it. On CPUs bfloat16 where they have instructions for it (and torch
-    says so); without them it would be slower. None everywhere where the environment says PDTOOL_FLOAT32=1.
-    """
-    if os.environ.get("PDTOOL_FLOAT32", "0") not in ("", "0"):
-        return None
-    if device.type == "cpu":
-        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch has no such function
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
-    if device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def made_on(net: nn.Module) -> str:
-    """What, beside the request, decides about the bytes of a net that is trained here, as far as a word can say."""
-    place, threads = device_of(net), torch.get_num_threads()
-    on = f"threads: {threads}" if place.type == "cpu" else torch.cuda.get_device_name(place)
-    half = half_of(place)
-    mixed = "" if half is None else f", {str(half).removeprefix('torch.')}"
-    return f"{place.type}, {on}, torch {torch.__version__}{mixed}"
-
-
 def _batches(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
     for _ in range(epochs):
         order = torch.randperm(count, generator=generator)
@@ -187,25 +173,30 @@ def _schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
-def _loss(
-    logits: Tensor, labels: Tensor, recipe: Recipe, teacher: nn.Module | None, inputs: Tensor, taught: Tensor | None
-) -> Tensor:
-    """As the recipe says; images that are not `taught` (B,) have their label alone."""
+def _wanted(recipe: Recipe, teacher: nn.Module | None, inputs: Tensor, taught: Tensor | None) -> Tensor | None:
+    """The teacher's logits of the images that are `taught` (B,), softened; None where it teaches nothing."""
     if teacher is None or recipe.distill == 0 or (taught is not None and not taught.any()):
+        return None
+    with torch.no_grad():
+        logits: Tensor = teacher(inputs if taught is None else inputs[taught])
+    return logits.float() / recipe.temperature
+
+
+def _loss(logits: Tensor, labels: Tensor, recipe: Recipe, wanted: Tensor | None, taught: Tensor | None) -> Tensor:
+    """As the recipe says; images that are not `taught` (B,) have their label alone. `wanted`: as of `_wanted`."""
+    if wanted is None:
         return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     if taught is None:
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        return (1 - recipe.distill) * loss + recipe.distill * _divergence(logits, recipe, teacher, inputs)
+        return (1 - recipe.distill) * loss + recipe.distill * _divergence(logits, recipe, wanted)
     losses = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
     share = taught.float().mean()
     loss = (losses * (1 - recipe.distill * taught.float())).mean()
-    return loss + recipe.distill * share * _divergence(logits[taught], recipe, teacher, inputs[taught])
+    return loss + recipe.distill * share * _divergence(logits[taught], recipe, wanted)
 
 
-def _divergence(logits: Tensor, recipe: Recipe, teacher: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
-        target = F.log_softmax(teacher(inputs).float() / recipe.temperature, dim=1)
-    soft = F.log_softmax(logits / recipe.temperature, dim=1)
+def _divergence(logits: Tensor, recipe: Recipe, wanted: Tensor) -> Tensor:
+    target, soft = F.log_softmax(wanted, dim=1), F.log_softmax(logits / recipe.temperature, dim=1)
     return recipe.temperature**2 * F.kl_div(soft, target, reduction="batchmean", log_target=True)
 
 
@@ -250,9 +241,3 @@ def accuracy(net: nn.Module, images: Images, labels: NDArray[np.int64], preproce
     """Share of the images that `net` (which takes normalised inputs) labels rightly."""
     wrapped = Normalised(net, preprocessing).to(device_of(net))
     return float(np.mean(predict(wrapped, images) == labels))
-
-
-def device_of(net: nn.Module) -> torch.device:
-    """Where the net's first parameter lives; the CPU where it has none."""
-    parameter = next(net.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device

@@ -21,12 +21,13 @@ _ALONE = threading.Lock()  # torch's random state and its number of threads belo
 
 @dataclass(frozen=True)
 class Shipment:
-    """What all members share; sent once to every worker. `task` comes without its net, which `state` fills."""
+    """What all members share; sent once to every worker. `task` comes without nets: `state` and `parent` are theirs."""
 
     version: str
     method: str
     task: Task
     state: dict[str, Tensor]
+    parent: dict[str, Tensor] | None
     cuda: bool
     threads: int | None  # of torch, in a worker; None: as the worker was started
 
@@ -47,12 +48,18 @@ def pack(method: str, task: Task, threads: int | None) -> Shipment:
             original=replace(original, net=nn.Identity()),
             training=data.to("cpu"),
             crafted=None if task.crafted is None else task.crafted.to("cpu"),
+            parent=None,
             tick=_ignore,
         ),
-        state={name: tensor.detach().cpu() for name, tensor in original.net.state_dict().items()},
+        state=_state(original.net),
+        parent=None if task.parent is None else _state(task.parent),
         cuda=data.labels.is_cuda,
         threads=threads,
     )
+
+
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
 
 
 def _ignore(steps: int) -> None:
@@ -80,8 +87,11 @@ def _unpack(shipment: Shipment) -> Task:
     if id(shipment) not in _unpacked:
         _unpacked.clear()
         task = shipment.task
-        net = build(task.original.spec)
+        net, parent = build(task.original.spec), None
         net.load_state_dict(shipment.state)
+        if shipment.parent is not None:
+            parent = build(task.original.spec)
+            parent.load_state_dict(shipment.parent)
         name = require("distributed", "make members on a cluster").get_worker().name
         place = device_of_worker(name, torch.cuda.device_count()) if shipment.cuda else "cpu"
         task = replace(
@@ -89,6 +99,7 @@ def _unpack(shipment: Shipment) -> Task:
             original=replace(task.original, net=net.eval().to(place)),
             training=task.training.to(place),
             crafted=None if task.crafted is None else task.crafted.to(place),
+            parent=None if parent is None else parent.eval().to(place),
         )
         _unpacked[id(shipment)] = shipment, task  # the shipment, too: an id is its own only while it lives
     return _unpacked[id(shipment)][1]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pdtool.artifacts import PoolMember
 from pdtool.compress.member import member_seed, read_record, recipe_key
+from pdtool.compress.parent import FILES as PARENT
 from pdtool.errors import InputError
 from pdtool.files import sha256_file, write_error
 from pdtool.jsonform import JsonValue
@@ -18,7 +19,10 @@ from pdtool.outputs import replace_folder, restore_folder
 
 __all__ = ["Wanted", "Workplace", "workplace"]
 
-_OWN = re.compile(r"pool\.json|original\.safetensors|original\.json|samples\.npz|seen\.bin|members")
+_OWN = re.compile(
+    r"pool\.json|original\.safetensors|original\.json|samples\.npz|seen\.bin|members|"
+    + "|".join(map(re.escape, PARENT))
+)
 _OWN_MEMBER = re.compile(r"m\d+\.(safetensors|json|record\.json)")
 _LEFT = re.compile(r"\..+\.\d+\.tmp")  # by `write_atomic`, where its process was killed
 
@@ -116,6 +120,9 @@ def _begin(
     for id in kept.keys() - there.keys():
         for name in (f"{id}.safetensors", f"{id}.json", f"{id}.record.json"):  # the record last: it says "finished"
             shutil.copyfile(out / "members" / name, fresh / "members" / name)
+    if kept and all((out / name).exists() and not (fresh / name).exists() for name in PARENT):
+        for name in PARENT:
+            shutil.copyfile(out / name, fresh / name)
     return kept | there
 
 

@@ -166,6 +166,7 @@ class Pool:
     seen: FileEntry  # which images the pool was made and judged on (`pdtool.data.pixel_hashes`)
     samples: FileEntry  # npz with a few held-out uint8 images: what export checks parity on
     original: PoolModel
+    parent: PoolModel | None = None  # of a hardened pool: what its members were cut from; no member itself
     members: tuple[PoolMember, ...]
 
     def __post_init__(self) -> None:

@@ -16,14 +16,16 @@ from pdtool.compress.original import Trained, load_original
 from pdtool.compress.plan import PoolPlan, plan_pool
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.prepare import prepare
-from pdtool.compress.training import RECIPES, Crafted, TrainingSet, _loss, fit
+from pdtool.compress.training import RECIPES, Crafted, TrainingSet, _loss, _wanted, fit
 from pdtool.errors import InputError, UsageError
 
 
 @pytest.fixture
 def hard(request_of: PoolRequest) -> PoolRequest:
     """Two members of digits, hardened in two epochs."""
-    return replace(request_of, recipe=replace(RECIPES["hardened"], epochs=2), hardening=Hardening(crafted=0.5))
+    return replace(
+        request_of, recipe=replace(RECIPES["hardened"], epochs=2), hardening=Hardening(crafted=0.5, parent=1)
+    )
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:
@@ -42,6 +44,9 @@ def weights_of(folder: Path) -> dict[str, bytes]:
         ("crafted", math.inf, "crafted should be a number above 0, is inf"),
         ("steps", 0, r"steps should lie in 1\.\.1000, is 0"),
         ("scouts", -1, r"scouts should lie in 0\.\.100, is -1"),
+        ("robust", 6.0, r"robust should lie in \[0, 1\], is 6"),
+        ("robust_share", 0.0, "robust_share should be above 0, or robust 0"),
+        ("parent", -1, r"parent should lie in 0\.\.10000 epochs, is -1"),
     ],
 )
 def test_no_setting_that_cannot_be_used(setting: str, value: float, message: str) -> None:
@@ -125,7 +130,8 @@ def test_where_nothing_is_taught_the_loss_is_the_labels_alone() -> None:
     logits, labels = torch.randn(5, 10), torch.arange(5)
     recipe, asked = RECIPES["hardened"], list[Tensor]()
     assert recipe.distill > 0
-    loss = _loss(logits, labels, recipe, Spy(asked), torch.zeros(5, 1, 4, 4), torch.zeros(5, dtype=torch.bool))
+    taught = torch.zeros(5, dtype=torch.bool)
+    loss = _loss(logits, labels, recipe, _wanted(recipe, Spy(asked), torch.zeros(5, 1, 4, 4), taught), taught)
     wanted = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     assert loss.item() == wanted.item() and not asked
 
@@ -149,7 +155,7 @@ def test_a_hardened_pool_says_how_and_goes_on_where_it_stopped(hard: PoolRequest
     make_pool(hard, tmp_path / "whole")
     assert weights_of(tmp_path / "P") == weights_of(tmp_path / "whole")
     assert len(weights_of(tmp_path / "P")) == 2
-    for other in (replace(hard, hardening=None), replace(hard, hardening=Hardening(crafted=0.5, steps=3))):
+    for other in (replace(hard, hardening=None), replace(hard, hardening=Hardening(crafted=0.5, parent=1, steps=3))):
         with pytest.raises(InputError, match="holds another pool"):
             make_pool(other, tmp_path / "P")
 
@@ -209,7 +215,7 @@ def test_a_plan_counts_the_crafting(hard: PoolRequest) -> None:
 def test_members_disagree_with_a_fooled_original(hard: PoolRequest, trained: Trained, tmp_path: Path) -> None:
     """By strong steps of another attack than those of the training: many, without noise, all by the same epsilon."""
     long = replace(hard, members=1, recipe=replace(hard.recipe, epochs=10))
-    make_pool(replace(long, hardening=Hardening(epsilon=0.2)), tmp_path / "hard")
+    make_pool(replace(long, hardening=Hardening(epsilon=0.2, robust=0.0)), tmp_path / "hard")
     make_pool(replace(long, recipe=replace(RECIPES["paper"], epochs=10), hardening=None), tmp_path / "paper")
     ready = prepare(hard)
     held, original = ready.task.held, open_pool(tmp_path / "hard").original()

@@ -18,7 +18,9 @@ from pdtool.errors import UsageError
 @pytest.fixture
 def hard(request_of: PoolRequest) -> PoolRequest:
     """Two members of digits, hardened in two epochs."""
-    return replace(request_of, recipe=replace(RECIPES["hardened"], epochs=2), hardening=Hardening(crafted=0.5))
+    return replace(
+        request_of, recipe=replace(RECIPES["hardened"], epochs=2), hardening=Hardening(crafted=0.5, parent=1)
+    )
 
 
 def test_a_pool_that_is_not_hardened_gets_nothing(request_of: PoolRequest) -> None:
@@ -62,7 +64,7 @@ def test_scouts_are_made_and_attacked(hard: PoolRequest, monkeypatch: pytest.Mon
         return craft(nets, *rest, **more)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(scouting, "craft", noting)
-    request = replace(hard, hardening=Hardening(crafted=0.5, scouts=2))
+    request = replace(hard, hardening=Hardening(crafted=0.5, parent=1, scouts=2))
     ready, ticks = prepare(request), list[int]()
     task = craft_for(ready.method, ready.task, 5, tick=ticks.append)
     assert sum(ticks) == crafting_steps(ready.method, ready.task)
