@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from pdtool.compress.contract import TRAINING, Draft, Method, Settings, Task, fine_tune
+from pdtool.compress.fresh import refresh
 from pdtool.compress.prune import Unit, prune
 from pdtool.compress.rates import preset_rates, rounding_leaves_whole
 from pdtool.errors import UsageError
@@ -59,6 +60,8 @@ def channel_method(select: Select) -> Method:
 
     def start(task: Task) -> Draft:
         net = copy.deepcopy(task.stem)
+        if task.hardening is not None and task.kind != "plain":
+            refresh(net, task.hardening.fresh, task.seed)
         return Draft(net=net, history=prune(net, task.original.spec.input, choose(task, task.seed)))
 
     def tune(task: Task, net: nn.Module) -> dict[str, JsonValue]:

@@ -6,11 +6,12 @@ from typing import Literal
 
 from torch import nn
 
-from pdtool.compress.hardening import Hardening
+from pdtool.compress.hardening import Hardening, Kind
 from pdtool.compress.original import Original
+from pdtool.compress.orthogonal import orthogonality
 from pdtool.compress.prune import Unit
 from pdtool.compress.split import Labelled
-from pdtool.compress.training import Crafted, Hooks, Recipe, Robust, TrainingSet, fit
+from pdtool.compress.training import Crafted, Hooks, Recipe, Robust, TrainingSet, crafted_of_batch, fit
 from pdtool.jsonform import JsonValue
 
 __all__ = ["TRAINING", "Draft", "Method", "Settings", "Task", "fine_tune"]
@@ -40,7 +41,8 @@ class Task:
     `units` are what may lose channels (for methods that prune channels), `layers` the names of the convolutions and
     linear layers whose weights may be zeroed or mutated (for the others). `held` are the images that accuracies are
     measured on. Where members are hardened, `crafted` are the images crafted as `hardening` says, once for all of them,
-    and `parent` is the net that they are cut from in place of the original's, of the same shape, where there is one.
+    `parent` is the net that they are cut from in place of the original's, of the same shape, where there is one, and
+    `kind` is this member's.
     `tick(1)` is to be called as often as `Method.steps` says, `tick(0)` within a step that may be long.
     """
 
@@ -54,13 +56,14 @@ class Task:
     hardening: Hardening | None = None
     crafted: Crafted | None = None
     parent: nn.Module | None = None
+    kind: Kind = "hardened"
     seed: int = 0
     tick: Callable[[int], None] = lambda steps: None
 
     @property
     def stem(self) -> nn.Module:
-        """What members are copies of: the parent, or else the original."""
-        return self.original.net if self.parent is None else self.parent
+        """What the member is a copy of: the parent, or else the original."""
+        return self.original.net if self.parent is None or self.kind == "plain" else self.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +106,28 @@ def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: H
 
     Raises ValueError where the task is to harden members and nothing was crafted.
     """
-    hardening = task.hardening
+    hardening, recipe = task.hardening, task.recipe if epochs is None else replace(task.recipe, epochs=epochs)
     if hardening is not None and task.crafted is None:
         raise ValueError("members are to be hardened, but no images were crafted")
-    recipe = task.recipe if epochs is None else replace(task.recipe, epochs=epochs)
-    teacher = task.original.net
+    crafted, robust = task.crafted, None
+    if hardening is not None and task.kind == "plain":
+        recipe, hardening, crafted = replace(recipe, distill=0.0), None, None
+    if hardening is not None and hardening.robust > 0 and task.kind == "robust":
+        robust = Robust(hardening.robust, hardening.robust_share)
+    hooks = hooks or Hooks()
+    if hardening is not None and hardening.orthogonal > 0:
+        batch = recipe.resolved(len(task.training)).batch or 1
+        clean = batch - crafted_of_batch(hardening.share, batch)
+        images = max(1, round(hardening.orthogonal_share * clean))  # clean ones, which come first
+        hooks = replace(hooks, loss=orthogonality(task.original.net, hardening.orthogonal, images))
     fit(
         net,
         task.training,
         recipe,
         seed=task.seed,
-        teacher=teacher,
-        crafted=task.crafted,
-        robust=Robust(hardening.robust, hardening.robust_share) if hardening and hardening.robust > 0 else None,
+        teacher=task.original.net,
+        crafted=crafted,
+        robust=robust,
         hooks=hooks,
         tick=task.tick,
     )

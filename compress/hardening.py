@@ -3,10 +3,16 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
 
 from pdtool.errors import UsageError
 
-__all__ = ["HARDENINGS", "Hardening", "parse_hardening"]
+__all__ = ["HARDENINGS", "KINDS", "Hardening", "Kind", "parse_hardening"]
+
+# "plain": as by `--recipe paper`; "hardened": on crafted images; "robust": attacked itself, too
+Kind = Literal["plain", "hardened", "robust"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over [0, 1), modulo 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +22,9 @@ class Hardening:
     Against those on the original: on images crafted once a pool. They move up to `epsilon` away from the image in every
     pixel (L-inf), or by as much in the root mean square (L2), each by a random part of it and in a random number of
     gradient steps. Against those on themselves: members are attacked while they are trained, by up to `robust` in every
-    pixel. Before them a `parent` is trained so, the original with all of its channels: members are cut from it.
+    pixel. Before them a `parent` is trained so, the original with all of its channels: members are cut from it. Further
+    away from the original: its gradients and theirs are kept `orthogonal`, layers get `fresh` weights. A pool may mix
+    `KINDS` of members.
     """
 
     share: float = 0.5  # of every batch that is crafted
@@ -27,13 +35,19 @@ class Hardening:
     targeted: float = 0.35  # of the attacks: towards a random wrong label; the rest away from the true one
     l2: float = 0.3  # of the attacks: bounded in L2 instead of L-inf
     scouts: int = 0  # members made first and thrown away: attacks are on the original and on one of them together
-    robust: float = 6 / 255  # furthest that images move in attacks on the member itself; 0: none
+    robust: float = 0.0  # furthest that images move in attacks on the member itself; 0: none
     robust_share: float = 1.0  # of the clean images of a batch that are attacked so
-    parent: int = 6  # epochs of the parent; 0: members are cut from the original
+    robust_members: float = 1.0  # of the members that are attacked so
+    plain_members: float = 0.0  # of the members that are not hardened at all
+    parent: int = 0  # epochs of the parent; 0: members are cut from the original
+    orthogonal: float = 0.0  # weight of the squared cosine between the member's gradient and the original's
+    orthogonal_share: float = 0.5  # of the clean images of a batch that it is taken on
+    fresh: float = 0.0  # of the layers that begin with random weights
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number that cannot be used."""
-        for name in ("share", "benign", "targeted", "l2", "robust", "robust_share"):
+        shares = ("robust_share", "robust_members", "plain_members", "orthogonal_share", "fresh")
+        for name in ("share", "benign", "targeted", "l2", "robust", *shares):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"hardening: {name} should lie in [0, 1], is {getattr(self, name):g}")
         if not 0 < self.epsilon <= 1:
@@ -46,10 +60,33 @@ class Hardening:
             raise UsageError(f"hardening: parent should lie in 0..10000 epochs, is {self.parent}")
         if self.robust > 0 and self.robust_share == 0:
             raise UsageError("hardening: robust_share should be above 0, or robust 0: nothing would be attacked")
+        if not 0 <= self.orthogonal < math.inf:
+            raise UsageError(f"hardening: orthogonal should be a number of at least 0, is {self.orthogonal:g}")
+        if self.orthogonal > 0 and self.orthogonal_share == 0:
+            raise UsageError(
+                "hardening: orthogonal_share should be above 0, or orthogonal 0: no gradient would be taken"
+            )
+        if self.plain_members + self.robust_members > 1 and self.plain_members > 0:
+            raise UsageError(
+                f"hardening: plain_members and robust_members should be at most 1 together, are "
+                f"{self.plain_members:g} and {self.robust_members:g}"
+            )
         if not 0 <= self.scouts <= 100:
             raise UsageError(f"hardening: scouts should lie in 0..100, is {self.scouts}")
         if self.share == 1:
             raise UsageError("hardening: share should be below 1: members must see clean images, too")
+
+    def kind(self, index: int) -> Kind:
+        """What the member number `index` of a pool is: the kinds lie evenly over the members, however many there are.
+
+        >>> mixed = Hardening(robust=0.02, robust_members=0.5, plain_members=0.25)
+        >>> [mixed.kind(index) for index in range(4)]
+        ['hardened', 'robust', 'robust', 'plain']
+        """
+        place = (index + 0.5) * GOLDEN % 1
+        if place < self.plain_members:
+            return "plain"
+        return "robust" if self.robust > 0 and place >= 1 - self.robust_members else "hardened"
 
 
 HARDENINGS = {"hardened": Hardening()}  # recipe -> what goes with it

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pdtool.compress.contract import Task
+from pdtool.compress.hardening import Kind
 from pdtool.compress.member import Made, make_member
 from pdtool.compress.methods import METHODS
 from pdtool.devices.memory import give_back
@@ -17,11 +18,12 @@ __all__ = ["Job", "Make", "Outcome", "here"]
 
 @dataclass(frozen=True)
 class Job:
-    """A member to make: its id, its seed and the recipe key that says what it is made of."""
+    """A member to make: id, seed, the recipe key that says what it is made of, and its kind in a hardened pool."""
 
     id: str
     seed: int
     key: str
+    kind: Kind = "hardened"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def attempt(method: str, task: Task, job: Job) -> Outcome:
     """
     begun = time.perf_counter()
     try:
-        made: Made | Exception = make_member(job.id, METHODS[method], replace(task, seed=job.seed), key=job.key)
+        made: Made | Exception = make_member(
+            job.id, METHODS[method], replace(task, seed=job.seed, kind=job.kind), key=job.key
+        )
     except PdtoolError:
         raise
     except Exception as error:  # whatever it is, the other members can still be made

@@ -82,6 +82,7 @@ def make_member(id: str, method: Method, task: Task, *, key: str) -> Made:
         recipe_key=key,
         made_on=made_on(net),
         drawn=drawn,
+        kind=None if task.hardening is None else task.kind,
         layer_rates={name: round(share, 6) for name, share in (rates.layers or zeros).items()},
         channel_rate=round(rates.channels, 6),
         weight_rate=round(1 - left / max(weights, 1), 6),

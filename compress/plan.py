@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 from torch import nn
 
-from pdtool.compress.contract import Draft
+from pdtool.compress.contract import Draft, Task
 from pdtool.compress.costs import count, count_nonzero
 from pdtool.compress.crafting import BATCH, craft
 from pdtool.compress.member import member_seed
@@ -197,13 +197,19 @@ def _parent(ready: Prepared) -> float:
 
     if steps:
         with suppress(_Enough):
-            raise_parent(replace(ready.task, tick=tick))
+            raise_parent(replace(ready.task, kind="robust", tick=tick))
     taken = np.diff(ends)
     return steps * float(np.mean(taken[2:] if len(taken) > 2 else taken)) if steps else 0.0
 
 
 def _draft(ready: Prepared, request: PoolRequest, index: int) -> Draft:
-    return ready.method.start(replace(ready.task, seed=member_seed(request.seed, index)))
+    return ready.method.start(_own(ready, request, index))
+
+
+def _own(ready: Prepared, request: PoolRequest, index: int) -> Task:
+    """Of member number `index`."""
+    kind = "plain" if request.hardening is None else request.hardening.kind(index)
+    return replace(ready.task, seed=member_seed(request.seed, index), kind=kind)
 
 
 def _sizes(ready: Prepared, request: PoolRequest) -> tuple[list[tuple[int, int, int]], float]:
@@ -254,7 +260,7 @@ def _timed(ready: Prepared, request: PoolRequest, first: int) -> tuple[list[floa
             net, before = _draft(ready, request, index).net, len(taken)
             last = time.perf_counter()
             try:
-                ready.method.tune(replace(ready.task, seed=member_seed(request.seed, index), tick=tick), net)
+                ready.method.tune(replace(_own(ready, request, index), tick=tick), net)
             except GateError as error:
                 notes.append(f"m{index:03d}: {error}")
                 taken += [time.perf_counter() - last] if len(taken) == before else []

@@ -107,7 +107,8 @@ def _members(
     members, errors, jobs = dict[str, PoolMember](), dict[str, Exception](), list[Job]()
     for index in range(request.members):
         seed = member_seed(request.seed, index)
-        jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed)))
+        kind = request.hardening.kind(index) if request.hardening is not None else "plain"
+        jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed), kind))
     left = [job for job in jobs if job.id not in place.kept]
     method, task = ready.method, ready.task
     before = crafting_steps(method, task) + parent_steps(method, task) if left else 0
@@ -144,7 +145,8 @@ def _before(request: PoolRequest, ready: Prepared, place: Workplace, watched: St
     if parent_steps(method, task):
         begun, seed = time.perf_counter(), parent_seed(request.seed)
         key = recipe_key(ready.key, seed)
-        net, parent = parent_for(place.folder, replace(task, seed=seed), key=key, tick=watched.advance)
+        own = replace(task, seed=seed, kind="robust")  # so far as `robust` asks for it
+        net, parent = parent_for(place.folder, own, key=key, tick=watched.advance)
         task = replace(task, parent=net)
         watched.say(f"parent: accuracy {parent.accuracy:.4f}, in {time.perf_counter() - begun:.1f} s")
     return task, parent

@@ -144,6 +144,7 @@ class PoolMember:
     channel_rate: float  # achieved share of removed channels, all prunable layers together
     weight_rate: float  # achieved share of removed or zero weights, all convolutions and linear layers together
     parameter_rate: float  # achieved share of removed parameters
+    kind: Literal["plain", "hardened", "robust"] | None = None  # in a hardened pool: what it was trained against
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,9 @@ from pdtool.errors import InputError, UsageError
 def hard(request_of: PoolRequest) -> PoolRequest:
     """Two members of digits, hardened in two epochs."""
     return replace(
-        request_of, recipe=replace(RECIPES["hardened"], epochs=2), hardening=Hardening(crafted=0.5, parent=1)
+        request_of,
+        recipe=replace(RECIPES["hardened"], epochs=2),
+        hardening=Hardening(crafted=0.5, parent=1, robust=0.1),
     )
 
 
@@ -45,13 +47,21 @@ def weights_of(folder: Path) -> dict[str, bytes]:
         ("steps", 0, r"steps should lie in 1\.\.1000, is 0"),
         ("scouts", -1, r"scouts should lie in 0\.\.100, is -1"),
         ("robust", 6.0, r"robust should lie in \[0, 1\], is 6"),
-        ("robust_share", 0.0, "robust_share should be above 0, or robust 0"),
+        ("plain_members", 0.5, "plain_members and robust_members should be at most 1 together, are 0.5 and 1"),
+        ("orthogonal", -1.0, "orthogonal should be a number of at least 0, is -1"),
+        ("fresh", 2.0, r"fresh should lie in \[0, 1\], is 2"),
         ("parent", -1, r"parent should lie in 0\.\.10000 epochs, is -1"),
     ],
 )
 def test_no_setting_that_cannot_be_used(setting: str, value: float, message: str) -> None:
     with pytest.raises(UsageError, match=f"hardening: {message}"):
         Hardening(**{setting: value})  # type: ignore[arg-type]  # of the table above
+
+
+@pytest.mark.parametrize("what", ["robust", "orthogonal"])
+def test_what_is_asked_for_has_images(what: str) -> None:
+    with pytest.raises(UsageError, match=f"{what}_share should be above 0, or {what} 0"):
+        Hardening(**{what: 0.1, f"{what}_share": 0.0})  # type: ignore[arg-type]
 
 
 def test_settings_from_the_command_line() -> None:
@@ -155,7 +165,10 @@ def test_a_hardened_pool_says_how_and_goes_on_where_it_stopped(hard: PoolRequest
     make_pool(hard, tmp_path / "whole")
     assert weights_of(tmp_path / "P") == weights_of(tmp_path / "whole")
     assert len(weights_of(tmp_path / "P")) == 2
-    for other in (replace(hard, hardening=None), replace(hard, hardening=Hardening(crafted=0.5, parent=1, steps=3))):
+    for other in (
+        replace(hard, hardening=None),
+        replace(hard, hardening=Hardening(crafted=0.5, parent=1, robust=0.1, steps=3)),
+    ):
         with pytest.raises(InputError, match="holds another pool"):
             make_pool(other, tmp_path / "P")
 
@@ -215,7 +228,7 @@ def test_a_plan_counts_the_crafting(hard: PoolRequest) -> None:
 def test_members_disagree_with_a_fooled_original(hard: PoolRequest, trained: Trained, tmp_path: Path) -> None:
     """By strong steps of another attack than those of the training: many, without noise, all by the same epsilon."""
     long = replace(hard, members=1, recipe=replace(hard.recipe, epochs=10))
-    make_pool(replace(long, hardening=Hardening(epsilon=0.2, robust=0.0)), tmp_path / "hard")
+    make_pool(replace(long, hardening=Hardening(epsilon=0.2)), tmp_path / "hard")
     make_pool(replace(long, recipe=replace(RECIPES["paper"], epochs=10), hardening=None), tmp_path / "paper")
     ready = prepare(hard)
     held, original = ready.task.held, open_pool(tmp_path / "hard").original()

@@ -22,7 +22,7 @@ from pdtool.images import size_of
 @pytest.fixture
 def hard(request_of: PoolRequest) -> PoolRequest:
     """Two members of digits of an epoch, their parent of one."""
-    hardening = Hardening(crafted=0.2, parent=1)
+    hardening = Hardening(crafted=0.2, parent=1, robust=0.1)
     return replace(request_of, recipe=replace(RECIPES["hardened"], epochs=1), hardening=hardening, max_drop=1.0)
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_parent_or_another_recipes_is_made_again(hard: PoolRequest, tm
     make_pool(hard, tmp_path / "whole")
     make_pool(hard, out)
     assert files_of(out) == files_of(tmp_path / "whole")
-    other = replace(hard, hardening=Hardening(crafted=0.2, parent=1, robust=0.0))
+    other = replace(hard, hardening=Hardening(crafted=0.2, parent=1))
     with pytest.raises(KeyboardInterrupt):
         make_pool(hard, tmp_path / "Q", watch=stop_after_the_parent)  # type: ignore[arg-type]
     make_pool(other, tmp_path / "Q")
@@ -109,7 +109,7 @@ def test_who_needs_no_parent_gets_none(hard: PoolRequest, tmp_path: Path, epochs
     """None is asked for, or the method's members begin with weights of their own. What a stopped run left is gone."""
     with pytest.raises(KeyboardInterrupt):
         make_pool(hard, tmp_path / "P", watch=stop_after_the_parent)  # type: ignore[arg-type]
-    request = replace(hard, members=1, hardening=Hardening(crafted=0.2, parent=epochs))
+    request = replace(hard, members=1, hardening=Hardening(crafted=0.2, parent=epochs, robust=0.1))
     if epochs:
         request = replace(request, method="lottery-ticket", rounds=1, search_epochs=1)
     pool = make_pool(request, tmp_path / "P")
@@ -118,7 +118,7 @@ def test_who_needs_no_parent_gets_none(hard: PoolRequest, tmp_path: Path, epochs
 
 def test_a_plan_counts_the_parent(hard: PoolRequest) -> None:
     def planned(epochs: int) -> float:
-        hardening = Hardening(crafted=0.01, parent=epochs)
+        hardening = Hardening(crafted=0.01, parent=epochs, robust=0.1)
         return plan_pool(replace(hard, members=1, hardening=hardening)).seconds.mean
 
     assert planned(40) > 5 * planned(0)
