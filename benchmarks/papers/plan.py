@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["ADAPTIVE", "HERE", "RULES", "SCALES", "Data", "Pool", "Scale", "Stage", "stages"]
+from stages import HERE, Stage
 
-HERE = Path(__file__).parent
+__all__ = ["ADAPTIVE", "CIFAR10", "GTSRB", "RULES", "SCALES", "Data", "Pool", "Scale", "stages"]
+
 # Pools that are attacked by those who know them -> the bundle that judges
 ADAPTIVE: Mapping[str, str] = {"paper": "paper-bundle", "hardened": "hardened-margin-bundle"}
 # Pools under other rules than their own: bundle -> pool and options of calibrate
@@ -64,15 +65,6 @@ class Scale:
     surrogates: int  # members of such an attacker's own
     attacks: tuple[str, ...] = ("pgd:epsilon=8/255",)
     presets: tuple[str, ...] = ("paper-access2021", "paper-icml2021", "strong")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command that makes `out` and is skipped where that is there."""
-
-    name: str
-    out: Path
-    command: tuple[str, ...]
 
 
 def _pools(channels: int, hardened: int, others: int, least: float) -> tuple[Pool, ...]:

@@ -95,14 +95,14 @@ def test_the_attacks_that_the_tables_name_are_in_the_papers_presets(script):
 
 def stages_of(script, monkeypatch, out, codes):
     """Stages a, b, ... that write their file and end with these codes; -1 sleeps the first time it runs."""
-    run, plan = script("run"), script("plan")
+    run, stages = script("run"), script("stages")
     made = []
     for name, code in codes.items():
         file = out / "x" / name
         first = f"import pathlib, time; p = pathlib.Path({str(out / 'x' / ('begun-' + name))!r})\n"
         sleep = "if not p.exists(): p.touch(); time.sleep(60)\n" if code == -1 else ""
         write = f"pathlib.Path({str(file)!r}).touch()" if code <= 0 else f"raise SystemExit({code})"
-        made.append(plan.Stage(f"x/{name}", file, ("python", "-c", first + sleep + write)))
+        made.append(stages.Stage(f"x/{name}", file, ("python", "-c", first + sleep + write)))
     monkeypatch.setattr(run, "stages", lambda *_, **__: iter(made))
     return run
 
@@ -131,8 +131,8 @@ def test_what_another_command_made_is_not_taken_for_this_ones(script, monkeypatc
 
 def test_a_step_ends_in_time_and_the_next_goes_on(script, monkeypatch, tmp_path, capfd):
     run = stages_of(script, monkeypatch, tmp_path, {"a": 0, "b": -1, "c": 0})
-    monkeypatch.setattr(run, "GRACE", 1)
-    assert run.main(["full", "DATA", str(tmp_path), "--minutes", "0.03"]) == run.LEFT
+    monkeypatch.setattr(script("stages"), "GRACE", 1)
+    assert run.main(["full", "DATA", str(tmp_path), "--minutes", "0.03"]) == script("stages").LEFT
     said = capfd.readouterr().err
     assert "left: x/b" in said and "left: x/c" in said and (tmp_path / "x" / "begun-b").exists()
     assert run.main(["full", "DATA", str(tmp_path), "--minutes", "1"]) == 0
