@@ -1,6 +1,6 @@
 """What attackers who know the defence reach, pool beside pool: evasion against epsilon; and whether attacks work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cells import figure, markdown
 from documents import Found
@@ -10,26 +10,27 @@ from pdtool.evaluation.adaptive_report import curve_name
 from pdtool.evaluation.adaptive_results import AdaptiveResult, Curve
 from pdtool.wording import NOTHING, number
 
-__all__ = ["adaptive_tables"]
+__all__ = ["adaptive_tables", "curves"]
 
 
 def adaptive_tables(every: Sequence[Found]) -> Iterator[str]:
     """The tables as Markdown, each with its title; none where nobody who knows was tried."""
     for found in every:
         if found.adaptive:
-            yield "\n\n".join([f"### {found.title}: attackers who know the defence", *_of(found.adaptive)])
+            yield "\n\n".join([f"### {found.title}: attackers who know the defence", *curves(found.adaptive, NAMES)])
 
 
-def _of(results: dict[str, AdaptiveResult]) -> Iterator[str]:
+def curves(results: Mapping[str, AdaptiveResult], names: Mapping[str, str]) -> Iterator[str]:
+    """The tables of one set of images; `names` are the pools' titles."""
     epsilons = sorted({epsilon for result in results.values() for curve in result.curves for epsilon in curve.epsilons})
     yield (
         "`pdtool evaluate --adaptive` (`docs/evaluation.md`): share of images, %, that are labelled wrongly *and* "
         "cleared, within each epsilon (largest change of a pixel, of 255); half at: the epsilon with 50 %."
     )
-    yield "\n".join(f"- {_about(name, result)}" for name, result in results.items())
+    yield "\n".join(f"- {_about(names[name], result)}" for name, result in results.items())
     curves = {(curve.threat, curve.surrogates): curve_name(curve) for r in results.values() for curve in r.curves}
     rows = [
-        (title, NAMES[name], *_cells(curve, epsilons), NOTHING if curve.half is None else number(255 * curve.half, 1))
+        (title, names[name], *_cells(curve, epsilons), NOTHING if curve.half is None else number(255 * curve.half, 1))
         for key, title in curves.items()
         for name, result in results.items()
         for curve in result.curves
@@ -39,7 +40,7 @@ def _of(results: dict[str, AdaptiveResult]) -> Iterator[str]:
     rows = [
         (
             f"T5 {d.goal}" if d.goal else "clean frames",
-            NAMES[name],
+            names[name],
             f"{255 * d.epsilon:.4g}",
             figure(d.flagged),
             figure(d.models_used, 2),
@@ -58,7 +59,7 @@ def _of(results: dict[str, AdaptiveResult]) -> Iterator[str]:
     yield (
         "Whether the attacks themselves work: "
         + "; ".join(
-            f"{NAMES[name]} {sum(check.holds for check in result.checks)} of {len(result.checks)} checks hold"
+            f"{names[name]} {sum(check.holds for check in result.checks)} of {len(result.checks)} checks hold"
             + "".join(f", not: {check.name} ({check.says})" for check in result.checks if not check.holds)
             for name, result in results.items()
         )
@@ -66,10 +67,10 @@ def _of(results: dict[str, AdaptiveResult]) -> Iterator[str]:
     )
 
 
-def _about(name: str, result: AdaptiveResult) -> str:
+def _about(title: str, result: AdaptiveResult) -> str:
     t = result.target
     return (
-        f"{NAMES[name]}: {t.members} members, rule {t.rule} on {t.evidence} evidence, at most {t.max_models} asked, at "
+        f"{title}: {t.members} members, rule {t.rule} on {t.evidence} evidence, at most {t.max_models} asked, at "
         f"most {100 * t.target_fpr:g} % false alarms asked for; n = {result.attacked} images, {result.steps} steps, "
         f"{result.targets} targets, {result.restarts} start(s), {result.queries} queries, seed {result.seed}."
     )

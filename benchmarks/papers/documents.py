@@ -19,7 +19,7 @@ from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.files import read_limited
 from pdtool.jsonform import decode, parse
 
-__all__ = ["POOLS", "PRESETS_OF_PAPERS", "Found", "Log", "attack_of", "channels_of", "read_all", "read_log"]
+__all__ = ["POOLS", "PRESETS_OF_PAPERS", "Found", "Log", "attack_of", "channels_of", "each", "read_all", "read_log"]
 
 T = TypeVar("T")
 # Pool of the tables -> its method
@@ -66,16 +66,16 @@ def read_all(out: Path) -> tuple[Found, ...]:
 
 def _read(folder: Path, name: str, title: str) -> Found:
     calibrated = (*POOLS, *RULES)
-    reports = _each(Evaluation, {n: folder / f"{n}-evaluation" / "report.json" for n in calibrated})
+    reports = each(Evaluation, {n: folder / f"{n}-evaluation" / "report.json" for n in calibrated})
     for n, report in reports.items():
-        bundle = _each(Bundle, {n: folder / f"{n}-bundle" / "bundle.json"}).get(n)
+        bundle = each(Bundle, {n: folder / f"{n}-bundle" / "bundle.json"}).get(n)
         if bundle is not None and bundle.digest != report.subject.bundle_digest:
             raise InputError(f"{folder / n}-evaluation is of another {n}-bundle; remove it and run run.py again")
     if len({(report.data_fingerprint, report.seed) for report in reports.values()}) > 1:
         raise InputError(f"{folder}: the evaluations are of unlike images or seeds; remove the odd ones")
-    adaptive = _each(AdaptiveResult, {n: folder / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE})
+    adaptive = each(AdaptiveResult, {n: folder / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE})
     for n, result in adaptive.items():
-        bundle = _each(Bundle, {n: folder / ADAPTIVE[n] / "bundle.json"}).get(n)
+        bundle = each(Bundle, {n: folder / ADAPTIVE[n] / "bundle.json"}).get(n)
         if bundle is not None and bundle.digest != result.target.bundle_digest:
             raise InputError(f"{folder / n}-adaptive is of another {ADAPTIVE[n]}; remove it and run run.py again")
     alike = {(r.data_fingerprint, r.seed, r.steps, r.queries, r.targets) for r in adaptive.values()}
@@ -85,15 +85,16 @@ def _read(folder: Path, name: str, title: str) -> Found:
         name=name,
         title=title,
         published="cifar10" if name == "cifar10" else "svhn",
-        pools=_each(Pool, {pool: folder / pool / "pool.json" for pool in POOLS}),
-        calibrations=_each(Calibration, {n: folder / f"{n}-bundle" / "calibration.json" for n in calibrated}),
+        pools=each(Pool, {pool: folder / pool / "pool.json" for pool in POOLS}),
+        calibrations=each(Calibration, {n: folder / f"{n}-bundle" / "calibration.json" for n in calibrated}),
         reports=reports,
         adaptive=adaptive,
-        defences=_each(Defences, {"": folder / "defences.json"}).get(""),
+        defences=each(Defences, {"": folder / "defences.json"}).get(""),
     )
 
 
-def _each(kind: type[T], paths: dict[str, Path]) -> dict[str, T]:
+def each(kind: type[T], paths: dict[str, Path]) -> dict[str, T]:
+    """The documents that there are, by name. Raises InputError for a malformed one."""
     return {
         name: decode(kind, parse(read_limited(path), file=str(path)), file=str(path))
         for name, path in paths.items()

@@ -1,0 +1,157 @@
+"""The recipe table as Markdown, from what `run.py` left in OUT.
+
+python benchmarks/recipes/table.py OUT > benchmarks/recipes/recipes.md
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "papers"))
+
+from adaptive_curves import curves
+from cells import figure, markdown
+from cost import costs
+from documents import each, read_log
+from rows import ADAPTIVE, DATA, ROWS, Row
+
+from pdtool.artifacts import Pool
+from pdtool.evaluation.adaptive_results import AdaptiveResult
+from pdtool.evaluation.results import Asked, AttackResult, Evaluation
+from pdtool.wording import NOTHING, duration
+
+ASKED = (1, 2, 4, 8, 16)
+FEW = 10  # frames: an attack that fooled the original on fewer is not the worst
+
+
+@dataclass(frozen=True)
+class Found:
+    """A row's pool and what was measured of it."""
+
+    row: Row
+    pool: Pool
+    report: Evaluation
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args(arguments)
+    print("\n\n".join(write(options.out)))
+
+
+def write(out: Path) -> Iterator[str]:
+    """The page, part by part. Raises InputError for malformed documents."""
+    yield "# Recipes"
+    yield "    python benchmarks/recipes/run.py DATA OUT"
+    log = read_log(out)
+    commits = ", ".join(sorted({line.commit for line in log}))
+    yield (
+        f"Commits {commits}; {duration(sum(line.seconds for line in log))} of commands, some side by side. AUROC and "
+        "TPR of the graded evidence, the original's margin weighed in, in percent; thresholds from clean images alone. "
+        "All attacks are on the original; an attack counts with the frames that fool it, the worst is sought among "
+        "those with ten or more. Cost: epochs of the original's training, counted in passes (`cost.py`), for a member and "
+        "once for the pool."
+    )
+    for data in DATA:
+        pools = each(Pool, {row.name: out / data.name / row.name / "pool.json" for row in ROWS})
+        reports = each(Evaluation, {n: out / data.name / f"{n}-evaluation" / "report.json" for n in pools})
+        found = [Found(row, pools[row.name], reports[row.name]) for row in ROWS if row.name in reports]
+        if not found:
+            continue
+        yield f"## {data.title}"
+        yield _summary(found)
+        yield "### Every attack: label change rate / AUROC / TPR at 5 % / at 1 % of false alarms, all members asked"
+        yield _attacks(found)
+        adaptive = each(AdaptiveResult, {n: out / data.name / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE})
+        if adaptive:
+            yield "### Attackers who know the defence"
+            yield from curves(adaptive, {row.name: row.title for row in ROWS})
+
+
+def _summary(found: Sequence[Found]) -> str:
+    headers = (
+        "recipe", "", "members right, %", "of the original's MACs", "cost, a member + once", "clean label change rate",
+        "members asked", "AUROC: mean, worst", "TPR at 5 %: mean, worst", "TPR at 1 %: mean, worst", "worst attack",
+        "corrected label right", "clean: flagged, members asked, passes", "benign: most flagged",
+    )  # fmt: skip
+    rows = []
+    for each_ in found:
+        pool, report = each_.pool, each_.report
+        right = 100 * fmean(member.model.accuracy for member in pool.members)
+        member, once = costs(pool)
+        clean = report.clean.every
+        controls = [b for b in report.benign if b.kind == "control" and b.frames.count >= FEW]
+        benign = max(controls, key=lambda b: b.frames.flagged.share or 0.0, default=None)
+        first = True
+        for members in ASKED:
+            got = _asked(report, members)
+            if not got:
+                continue
+            worst = min(got, key=lambda pair: pair[1].graded.auroc.value or 0.0)
+            told = [
+                f"{100 * fmean(values):.1f}, {100 * min(values):.1f}"
+                for values in (
+                    [asked.graded.auroc.value or 0.0 for _, asked in got],
+                    [asked.graded.tpr_5.share or 0.0 for _, asked in got],
+                    [asked.graded.tpr_1.share or 0.0 for _, asked in got],
+                )
+            ]
+            corrected = fmean(a.corrected.events / a.frames.count for a in report.attacks if a.frames.count)
+            rows.append((
+                *((f"`{each_.row.name}`", each_.row.title) if first else ("", "")),
+                *((
+                    f"{right:.1f} (original {100 * pool.original.accuracy:.1f})",
+                    f"{fmean(m.model.macs for m in pool.members) / pool.original.macs:.2f}",
+                    f"{member:.1f} + {once:.1f}",
+                    figure(clean.label_change_rate, 3),
+                ) if first else [""] * 4),
+                str(members), *told, f"`{worst[0].spec}`",
+                *((
+                    f"{100 * corrected:.1f}",
+                    f"{figure(clean.flagged)}, {figure(clean.models_used, 2)}, {figure(clean.cost, 2)}",
+                    NOTHING if benign is None else f"{figure(benign.frames.flagged)} {benign.name}",
+                ) if first else [""] * 3),
+            ))  # fmt: skip
+            first = False
+    return markdown(headers, rows, left=2)
+
+
+def _asked(report: Evaluation, members: int) -> list[tuple[AttackResult, Asked]]:
+    """Every attack with enough frames, with the first so many members asked; none where there are not so many."""
+    return [
+        (attack, asked)
+        for attack in report.attacks
+        if attack.frames.count >= FEW
+        for asked in attack.asked
+        if asked.members == members
+    ]
+
+
+def _attacks(found: Sequence[Found]) -> str:
+    specs = list(dict.fromkeys(attack.spec for each_ in found for attack in each_.report.attacks))
+    rows = []
+    for spec in specs:
+        cells = []
+        for each_ in found:
+            attack = next((a for a in each_.report.attacks if a.spec == spec), None)
+            cells.append(NOTHING if attack is None else _cell(attack))
+        counts = {a.frames.count for each_ in found for a in each_.report.attacks if a.spec == spec}
+        rows.append((f"`{spec}`", " to ".join(map(str, sorted(counts))), *cells))
+    return markdown(("attack", "n", *(f"`{each_.row.name}`" for each_ in found)), rows)
+
+
+def _cell(attack: AttackResult) -> str:
+    rate, graded = attack.frames.label_change_rate.value, attack.graded
+    shares = (graded.auroc.value, graded.tpr_5.share, graded.tpr_1.share)
+    if rate is None or any(share is None for share in shares):
+        return NOTHING
+    return " / ".join((f"{rate:.2f}", *(f"{100 * (share or 0.0):.1f}" for share in shares)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The recipe table: its rows are recipes that `compress` takes, its costs are counted rightly, its page reads a run."""
+
+import importlib
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdtool.compress.folder import open_pool
+from pdtool.compress.hardening import HARDENINGS, parse_hardening
+from pdtool.compress.training import RECIPES
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "recipes"
+SCRIPTS = [path.stem for folder in (FOLDER, FOLDER.parent / "papers") for path in folder.glob("*.py")]
+
+
+@pytest.fixture(scope="module")
+def script():
+    """Imports a script of the folder by its name; they import each other by name, as scripts do."""
+    before = list(sys.path)
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module
+    sys.path[:] = before
+    for name in SCRIPTS:
+        sys.modules.pop(name, None)
+
+
+def test_every_row_is_a_recipe(script):
+    rows = script("rows")
+    assert len({row.name for row in rows.ROWS}) == len(rows.ROWS) and set(rows.ADAPTIVE) <= {r.name for r in rows.ROWS}
+    for row in rows.ROWS:
+        options = dict(zip(row.options[::2], row.options[1::2], strict=True))
+        assert options["--recipe"] in RECIPES
+        parse_hardening([options.get("--hardening", "")], HARDENINGS["hardened"])
+
+
+def test_stages_have_names_of_their_own_and_leave_the_reported_half_alone(script, tmp_path):
+    rows = script("rows")
+    for data in rows.DATA:
+        (tmp_path / data.needs).touch()
+    stages = list(rows.stages(tmp_path, tmp_path / "out", limit=300, seed=0))
+    assert len({stage.name for stage in stages}) == len({stage.out for stage in stages}) == len(stages)
+    read = [part for stage in stages for part in stage.command if "test-public" in part]
+    assert {part.partition("#")[2] for part in read} == {"1/4", "2/4"}
+    assert {stage.name for stage in stages if stage.name.endswith("/adaptive")} == {
+        f"cifar10/{name}/adaptive" for name in rows.ADAPTIVE
+    }
+
+
+def test_costs_are_counted_in_epochs_of_the_original(script, workshop):
+    pool = open_pool(workshop / "pool").pool
+    costs = script("cost").costs
+    ratio = sum(member.model.macs for member in pool.members) / len(pool.members) / pool.original.macs
+    plain = replace(pool, recipe={"epochs": 10, "distill": 0.0})
+    assert costs(plain) == pytest.approx((10 * ratio, 0))
+    taught = replace(pool, recipe={"epochs": 10, "distill": 0.5})
+    assert costs(taught) == pytest.approx((10 * (ratio + 1 / 3), 0))
+    settings = vars(HARDENINGS["hardened"]) | {"share": 0.5, "benign": 0.2, "steps": 4, "crafted": 2.0}
+    hard = replace(pool, recipe={"epochs": 10, "distill": 0.5, "hardening": settings})
+    member, once = costs(hard)
+    assert member == pytest.approx(10 * (ratio + 0.6 / 3))
+    assert once == pytest.approx(2 * 0.8 * 2 * 2.5 / 3)  # images, attacks of them, passes of a step, steps
+    robust = replace(pool, recipe={"epochs": 10, "distill": 0.5, "hardening": settings | {"robust": 0.02, "parent": 6}})
+    more, raised = costs(robust)
+    assert more - member == pytest.approx(10 * 0.5 * 5 * ratio / 3)
+    assert raised - once == pytest.approx(6 * (3 + 0.6 + 0.5 * 5) / 3)
+
+
+def test_the_page_has_every_row_that_was_made(script, workshop, tmp_path):
+    from pdtool.evaluation.evaluate import Extras, evaluate_bundle
+
+    folder = tmp_path / "gtsrb"
+    shutil.copytree(workshop / "pool", folder / "hardened")
+    evaluate_bundle(
+        workshop / "bundle", folder / "hardened", "digits", ("fgsm:epsilon=0.1", "deepfool"),
+        out=folder / "hardened-evaluation", extras=Extras(controls=("noise",)), limit=40,
+    )  # fmt: skip
+    page = "\n\n".join(script("table").write(tmp_path))
+    assert "## GTSRB" in page and "CIFAR-10" not in page
+    assert "| `hardened` | on attacks on the original |" in page and "deepfool" in page and "noise" in page
+    assert "| attack | n | `hardened` |" in page
