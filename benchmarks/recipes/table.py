@@ -54,8 +54,8 @@ def write(out: Path) -> Iterator[str]:
         f"Commits {commits}; {duration(sum(line.seconds for line in log))} of commands, some side by side. AUROC and "
         "TPR of the graded evidence, the original's margin weighed in, in percent; thresholds from clean images alone. "
         "All attacks are on the original; an attack counts with the frames that fool it, the worst is sought among "
-        "those with ten or more. Cost: epochs of the original's training, counted in passes (`cost.py`), for a member and "
-        "once for the pool."
+        "those with ten or more. Cost: epochs of the original's training, counted in passes (`cost.py`), for a member "
+        "and once for the pool."
     )
     for data in DATA:
         pools = each(Pool, {row.name: out / data.name / row.name / "pool.json" for row in ROWS})
