@@ -188,7 +188,9 @@ def compress(
         drawn = summary(pool)
         title = f"{out}: {pool.method}, accuracy on {pool.original.accuracy_images} held-out images"
         unused = {member.id for member in pool.members if not member.used}
-        rows = [(*row, "not used" if row[0] in unused else "") if unused else row for row in drawn.rows]
+        rows = [
+            (*row, "not used" if row[0].partition(" ")[0] in unused else "") if unused else row for row in drawn.rows
+        ]
         table(title, (*drawn.headers, "") if unused else drawn.headers, rows, drawn.used)
     if report is not None:
         _write_report(report, request, out, board)

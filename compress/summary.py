@@ -11,7 +11,8 @@ __all__ = ["Summary", "summary"]
 
 @dataclass(frozen=True)
 class Summary:
-    """`rows`: the original, then the members; `used`: mean, least and most of the used members, where two are used."""
+    """`rows`: the original, the parent where there is one, then the members, each with its kind where they are of
+    several; `used`: mean, least and most of the used members, where two are used."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -36,8 +37,12 @@ def summary(pool: Pool) -> Summary:
     """The columns are those that say something of this pool's members."""
     columns = _costs(pool) + _changes(pool)
     rows = [("original", *(column.cell([column.of(pool.original, None)]) for column in columns))]
+    if pool.parent is not None:
+        rows.append(("parent", *(column.cell([column.of(pool.parent, None)]) for column in columns)))
+    mixed = len({member.kind for member in pool.members}) > 1
     for member in pool.members:
-        rows.append((member.id, *(column.cell([column.of(member.model, member)]) for column in columns)))
+        name = f"{member.id} {member.kind}" if mixed else member.id
+        rows.append((name, *(column.cell([column.of(member.model, member)]) for column in columns)))
     used = [member for member in pool.members if member.used]
     return Summary(
         headers=("model", *(column.header for column in columns)),

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from pdtool.artifacts import Pool
+from pdtool.compress.hardening import Hardening
 from pdtool.compress.pool import PoolRequest, make_pool
 from pdtool.compress.summary import summary
+from pdtool.compress.training import RECIPES
 
 COLUMNS = {
     "random-channel": ("channels removed", "weights removed"),
@@ -54,3 +56,13 @@ def test_used_members_are_summed_up_by_hand(request_of: PoolRequest, tmp_path: P
     expected = [sum(accuracies) / 2, min(accuracies), max(accuracies)]
     assert [row[column] for row in table.used] == [f"{100 * share:.1f} %" for share in expected]
     assert summary(replace(pool, members=pool.members[:2])).used == ()
+
+
+def test_a_hardened_pool_shows_its_parent_and_the_kinds_of_its_members(request_of: PoolRequest, tmp_path: Path) -> None:
+    hardening = Hardening(crafted=0.1, robust=0.1, robust_members=0.5, parent=1)
+    recipe = replace(RECIPES["hardened"], epochs=1)
+    pool = make_pool(replace(request_of, recipe=recipe, hardening=hardening, max_drop=1.0), tmp_path / "POOL")
+    names = [row[0] for row in summary(pool).rows]
+    assert names == ["original", "parent", "m000 hardened", "m001 robust"]
+    alike = replace(pool, parent=None, members=tuple(replace(member, kind="robust") for member in pool.members))
+    assert [row[0] for row in summary(alike).rows] == ["original", "m000", "m001"]
