@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from pdtool.compress.contract import TRAINING, Draft, Method, Settings, Task, fine_tune
-from pdtool.compress.fresh import refresh
+from pdtool.compress.fresh import fresh_layers, refresh
 from pdtool.compress.prune import Unit, prune
 from pdtool.compress.rates import preset_rates, rounding_leaves_whole
 from pdtool.errors import UsageError
@@ -66,7 +66,9 @@ def channel_method(select: Select) -> Method:
 
     def tune(task: Task, net: nn.Module) -> dict[str, JsonValue]:
         fine_tune(task, net)
-        return {}
+        if task.hardening is None or task.hardening.fresh == 0 or task.kind == "plain":
+            return {}
+        return {"fresh": list(fresh_layers(net, task.hardening.fresh, task.seed))}
 
     return Method(
         options={"rate": 0.5, "group_rates": {}, "preset": None, "round_to": 1, **TRAINING},

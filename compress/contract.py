@@ -118,7 +118,7 @@ def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: H
     if hardening is not None and hardening.orthogonal > 0:
         batch = recipe.resolved(len(task.training)).batch or 1
         clean = batch - crafted_of_batch(hardening.share, batch)
-        images = max(1, round(hardening.orthogonal_share * clean))  # clean ones, which come first
+        images = max(min(2, clean), round(hardening.orthogonal_share * clean))  # clean ones, which come first
         hooks = replace(hooks, loss=orthogonality(task.original.net, hardening.orthogonal, images))
     fit(
         net,

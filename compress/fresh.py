@@ -6,25 +6,26 @@ from torch import nn
 
 from pdtool.compress.masks import weight_layers
 
-__all__ = ["refresh"]
+__all__ = ["fresh_layers", "refresh"]
 
 
-def refresh(net: nn.Module, share: float, seed: int) -> tuple[str, ...]:
-    """Initialise `share` of the net's convolutions and linear layers anew, in place, as torch does; their names.
-
-    Which ones is drawn by the seed, and so are their weights. Norms keep theirs: they are estimated anew in any case.
-    torch's global random state is left as it was.
-    """
+def fresh_layers(net: nn.Module, share: float, seed: int) -> tuple[str, ...]:
+    """The names of that share of the net's convolutions and linear layers, drawn by the seed, in the net's order."""
     layers = weight_layers(net)
     rng = np.random.default_rng([seed, len(layers)])
-    chosen = sorted(rng.permutation(len(layers))[: round(share * len(layers))].tolist())
-    names = tuple(layers[index] for index in chosen)
+    return tuple(layers[index] for index in sorted(rng.permutation(len(layers))[: round(share * len(layers))].tolist()))
+
+
+def refresh(net: nn.Module, share: float, seed: int) -> None:
+    """Initialise `fresh_layers` anew, in place, as torch does, with weights drawn by the seed.
+
+    Norms keep their weights. torch's random state is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name in names:
+        torch.default_generator.manual_seed(seed)
+        for name in fresh_layers(net, share, seed):
             layer = net.get_submodule(name)
             place = next(layer.parameters()).device
             layer.cpu()  # drawn there, so that every device draws the same
             layer.reset_parameters()  # type: ignore[operator]  # convolutions and linear layers have it
             layer.to(place)
-    return names

@@ -66,15 +66,21 @@ class Hardening:
             raise UsageError(
                 "hardening: orthogonal_share should be above 0, or orthogonal 0: no gradient would be taken"
             )
-        if self.plain_members + self.robust_members > 1 and self.plain_members > 0:
-            raise UsageError(
-                f"hardening: plain_members and robust_members should be at most 1 together, are "
-                f"{self.plain_members:g} and {self.robust_members:g}"
-            )
         if not 0 <= self.scouts <= 100:
             raise UsageError(f"hardening: scouts should lie in 0..100, is {self.scouts}")
         if self.share == 1:
             raise UsageError("hardening: share should be below 1: members must see clean images, too")
+        if self.robust == 0 and self.robust_members != 1:
+            raise UsageError(
+                "hardening: robust_members goes with robust, the furthest that images move; give robust=6/255"
+            )
+        if self.robust > 0 and self.robust_members == 0 and self.parent == 0:
+            raise UsageError("hardening: robust with robust_members=0 and no parent attacks nobody; leave it out")
+        if self.robust > 0 and self.plain_members + self.robust_members > 1:
+            raise UsageError(
+                f"hardening: plain_members and robust_members should be at most 1 together, are {self.plain_members:g} "
+                f"and {self.robust_members:g}; give robust_members={1 - self.plain_members:g}"
+            )
 
     def kind(self, index: int) -> Kind:
         """What the member number `index` of a pool is: the kinds lie evenly over the members, however many there are.

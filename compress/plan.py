@@ -91,7 +91,7 @@ class PoolPlan:
 
     @property
     def bytes(self) -> float:
-        """Of all weights on disk."""
+        """Of the weights of the original and of all members, on disk."""
         return self.original_bytes + self.members * self.member_bytes.mean
 
 

@@ -13,7 +13,7 @@ from pdtool.compress.contract import Task
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.compress.making import Job, Make, here
 from pdtool.compress.member import judge, member_seed, model_files, recipe_key, save
-from pdtool.compress.parent import FILES, parent_for, parent_steps, read_parent
+from pdtool.compress.parent import Parent, parent_for, parent_steps, read_parent
 from pdtool.compress.prepare import METHODS, PoolRequest, Prepared, encode_settings, prepare
 from pdtool.compress.scouting import craft_for, crafting_steps, parent_seed
 from pdtool.compress.split import Labelled, spread
@@ -52,7 +52,8 @@ def make_pool(
     """
     ready = prepare(request)
     task, the = ready.task, ready.task.original
-    wanted = Wanted(ready.key, request.seed, sha256_bytes(weights_bytes(the.net, the.metadata())))
+    original_sha256 = sha256_bytes(weights_bytes(the.net, the.metadata()))
+    wanted = Wanted(ready.key, request.seed, original_sha256, _parent_key(request, ready))
     with workplace(out, wanted, resume=resume, force=force) as place:
         original, files = model_files("original", the.net, the, [], task.held, {})
         for path, data in files.items():
@@ -85,8 +86,6 @@ def make_pool(
             parent=parent,
             members=judged,
         )
-        for name in FILES if parent is None else ():  # left by a run that asked for one and was stopped
-            (place.folder / name).unlink(missing_ok=True)
         write_atomic(place.folder / "pool.json", canonical(encode(pool)))
         if errors:
             raise next(iter(errors.values()))
@@ -111,7 +110,10 @@ def _members(
         jobs.append(Job(f"m{index:03d}", seed, recipe_key(ready.key, seed), kind))
     left = [job for job in jobs if job.id not in place.kept]
     method, task = ready.method, ready.task
-    before = crafting_steps(method, task) + parent_steps(method, task) if left else 0
+    key = _parent_key(request, ready)
+    kept = None if key is None else read_parent(place.folder, task, key=key)
+    lacking = left or (key is not None and kept is None)
+    before = crafting_steps(method, task) + parent_steps(method, task) if lacking else 0
     with watch("compress", before + method.steps(task) * len(left)) as watched:
         for note in (*ready.notes, *place.notes):
             watched.say(note)
@@ -122,7 +124,8 @@ def _members(
             if job.id in place.kept:
                 members[job.id] = place.kept[job.id]
                 watched.say(_line(judge(members[job.id], floor), original, "kept from an earlier run"))
-        task, parent = _before(request, ready, place, watched) if left else (task, _kept_parent(request, ready, place))
+        if before:
+            task, kept = _before(request, ready, place, watched)
         for outcome in make(request.method, task, left, watched.advance):
             id, made = outcome.job.id, outcome.made
             if isinstance(made, Exception):
@@ -132,32 +135,34 @@ def _members(
             save(place.folder, made)
             members[id] = made.member
             watched.say(_line(judge(made.member, floor), original, f"in {outcome.seconds:.1f} s"))
+    parent = None if kept is None else kept.record.model
     return [members[job.id] for job in jobs if job.id in members], errors, parent
 
 
-def _before(request: PoolRequest, ready: Prepared, place: Workplace, watched: Steps) -> tuple[Task, PoolModel | None]:
+def _parent_key(request: PoolRequest, ready: Prepared) -> str | None:
+    """The recipe key of the pool's parent; None where it is to have none."""
+    wanted = parent_steps(ready.method, ready.task) > 0
+    return recipe_key(ready.key, parent_seed(request.seed)) if wanted else None
+
+
+def _before(request: PoolRequest, ready: Prepared, place: Workplace, watched: Steps) -> tuple[Task, Parent | None]:
     """What members need that is made once for all of them: crafted images, and a parent."""
     method, task, parent = ready.method, ready.task, None
     if crafting_steps(method, task):
         begun = time.perf_counter()
         task = craft_for(method, task, request.seed, tick=watched.advance)
         watched.say(_crafted_line(task, time.perf_counter() - begun))
-    if parent_steps(method, task):
-        begun, seed = time.perf_counter(), parent_seed(request.seed)
-        key = recipe_key(ready.key, seed)
-        own = replace(task, seed=seed, kind="robust")  # so far as `robust` asks for it
-        net, parent = parent_for(place.folder, own, key=key, tick=watched.advance)
-        task = replace(task, parent=net)
-        watched.say(f"parent: accuracy {parent.accuracy:.4f}, in {time.perf_counter() - begun:.1f} s")
+    key = _parent_key(request, ready)
+    if key is not None:
+        begun = time.perf_counter()
+        own = replace(task, seed=parent_seed(request.seed), kind="robust")  # so far as `robust` asks for it
+        parent = parent_for(place.folder, own, key=key, tick=watched.advance)
+        task, record = replace(task, parent=parent.net), parent.record
+        how = (
+            f"kept from an earlier run ({record.made_on})" if parent.kept else f"in {time.perf_counter() - begun:.1f} s"
+        )
+        watched.say(f"parent: accuracy {record.model.accuracy:.4f}, {how}")
     return task, parent
-
-
-def _kept_parent(request: PoolRequest, ready: Prepared, place: Workplace) -> PoolModel | None:
-    """The parent of members that are all made; None where there was none, or it was deleted since."""
-    if not parent_steps(ready.method, ready.task):
-        return None
-    kept = read_parent(place.folder, ready.task, key=recipe_key(ready.key, parent_seed(request.seed)))
-    return None if kept is None else kept[1]
 
 
 def _crafted_line(task: Task, seconds: float) -> str:

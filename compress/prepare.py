@@ -72,6 +72,11 @@ class PoolRequest:
         check_options(self.method, self.given)
         if self.hardening is not None:
             check_options(self.method, ["hardening"])
+            if not method.inherits and (self.hardening.parent or self.hardening.fresh):
+                raise UsageError(
+                    f"hardening: parent and fresh are for members that begin with the original's weights; leave them "
+                    f"out, those of {self.method} do not, or choose random-channel or l1-norm"
+                )
         for name, count in (
             ("round-to", self.round_to),
             ("rounds", self.rounds),

@@ -13,6 +13,7 @@ from pdtool.compress.training_set import FORMAT, TrainingSet
 
 __all__ = ["Robust", "attacked"]
 
+SCALE = 2.0**10  # of a loss whose gradient's sign alone counts: float16 would round small ones to zero
 STRIDE = 1.25  # of epsilon: the step, as in the paper
 
 
@@ -24,8 +25,8 @@ class Robust:
     share: float
 
     def of(self, clean: int) -> int:
-        """How many of so many clean images are attacked; at least one."""
-        return max(1, round(self.share * clean))
+        """How many of so many clean images are attacked; at least two, of which batch norm can tell the variance."""
+        return max(min(2, clean), round(self.share * clean))
 
 
 def attacked(
@@ -42,7 +43,7 @@ def attacked(
     point = (pixels + start).clamp_(0, 1).requires_grad_(True)
     with torch.enable_grad(), torch.autocast(device.type, dtype=half, enabled=half is not None):
         logits = net(((point - data.mean) / data.std).contiguous(memory_format=FORMAT))
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        loss = SCALE * F.cross_entropy(logits.float(), labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, point)
     change = (start + STRIDE * epsilon * gradient.sign()).clamp_(-epsilon, epsilon)
     return (pixels + change).clamp_(0, 1)

@@ -1,9 +1,9 @@
 """What all members of a hardened pool share: the images crafted once, if asked for against scouts, too.
 
 Members that only ever saw attacks on the original are fooled by whoever trains a member of their own in the same way
-and attacks both. Scouts are such members: made first, by the pool's own method and recipe, on images crafted against
-the original alone, and thrown away. The members' images are then crafted against the original and scouts together
-(ensemble adversarial training: Tramer et al. 2018, section 4).
+and attacks both. Scouts are such members: made first, by the pool's own method, on images crafted against the original
+alone, never attacked themselves, and thrown away. The members' images are then crafted against the original and scouts
+together (ensemble adversarial training: Tramer et al. 2018, section 4).
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import nn
 
 from pdtool.compress.contract import Method, Task
 from pdtool.compress.crafting import BATCH, craft
+from pdtool.compress.parent import parent_steps
 from pdtool.compress.training import Crafted, crafted_of_batch
 from pdtool.errors import UsageError
 
@@ -22,7 +23,7 @@ __all__ = ["craft_for", "crafted_count", "crafting_steps", "parent_seed"]
 
 
 def crafted_count(method: Method, task: Task) -> int:
-    """How many images are crafted: as many as the settings say, but not more than one member sees. 0: no hardening.
+    """How many images are crafted: as many as the settings say, but not more than a member or the parent sees. 0: none.
 
     Raises UsageError for a share so small that no image of a batch would be crafted.
     """
@@ -31,12 +32,18 @@ def crafted_count(method: Method, task: Task) -> int:
     assert task.recipe.batch is not None
     share, batch = task.hardening.share, task.recipe.batch
     each = crafted_of_batch(share, batch)
+    twice = task.hardening.robust > 0 or task.hardening.orthogonal > 0
+    if twice and batch - each < 2:
+        raise UsageError(
+            f"hardening: robust and orthogonal need two clean images in a batch of {batch}, share={share:g} leaves "
+            f"{batch - each}; lower share"
+        )
     if each == 0:
         raise UsageError(
             f"hardening: expected a share that is at least one image of a batch of {batch}, got {share:g}; "
             f"raise share or leave hardening out"
         )
-    seen = method.steps(task) * each
+    seen = max(method.steps(task), parent_steps(method, task)) * each
     return max(1, min(round(task.hardening.crafted * len(task.training)), seen))
 
 

@@ -16,6 +16,7 @@ from pdtool.extras import require
 
 __all__ = ["Shipment", "device_of_worker", "pack", "version", "work"]
 
+SHIPMENT = 2  # raise when what is sent changes
 _ALONE = threading.Lock()  # torch's random state and its number of threads belong to the whole process
 
 
@@ -34,7 +35,7 @@ class Shipment:
 
 def version() -> str:
     """What must be the same here and on a worker."""
-    return f"pdtool {pdtool.__version__} ({CODE}) with torch {torch.__version__.partition('+')[0]}"
+    return f"pdtool {pdtool.__version__} ({CODE}.{SHIPMENT}) with torch {torch.__version__.partition('+')[0]}"
 
 
 def pack(method: str, task: Task, threads: int | None) -> Shipment:

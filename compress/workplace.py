@@ -12,6 +12,7 @@ from pathlib import Path
 from pdtool.artifacts import PoolMember
 from pdtool.compress.member import member_seed, read_record, recipe_key
 from pdtool.compress.parent import FILES as PARENT
+from pdtool.compress.parent import parent_key
 from pdtool.errors import InputError
 from pdtool.files import sha256_file, write_error
 from pdtool.jsonform import JsonValue
@@ -29,11 +30,14 @@ _LEFT = re.compile(r"\..+\.\d+\.tmp")  # by `write_atomic`, where its process wa
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which pool is to be made: what its members' recipe keys are taken of, and SHA-256 of the original's weights."""
+    """Which pool is to be made: what its members' recipe keys are taken of, SHA-256 of the original's weights, and its
+    parent's recipe key, where it has one.
+    """
 
     settings: dict[str, JsonValue]
     seed: int
     original: str
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def workplace(out: Path, wanted: Wanted, *, resume: bool, force: bool) -> Iterat
         kept, others = _members(out, wanted)
         path = out / "original.safetensors"
         another = others or (path.exists() and sha256_file(path) != wanted.original)
+        another = another or parent_key(out) not in (None, wanted.parent)
         if another and not force:
             raise InputError(
                 f"{out}: holds another pool (other weights, data, method, rates, recipe or seed, or damaged members); "
@@ -74,6 +79,8 @@ def workplace(out: Path, wanted: Wanted, *, resume: bool, force: bool) -> Iterat
         if not another and (resume or not kept):
             with _writing(out):
                 (out / "members").mkdir(exist_ok=True)
+                for name in () if resume else reversed(PARENT):  # the record first: it says "finished"
+                    (out / name).unlink(missing_ok=True)
                 _sweep(out)
             left = f"{fresh}: left by a stopped run with --force; delete it where that run is not to go on"
             yield Workplace(out, kept, (left,) if fresh.exists() else ())
@@ -120,8 +127,8 @@ def _begin(
     for id in kept.keys() - there.keys():
         for name in (f"{id}.safetensors", f"{id}.json", f"{id}.record.json"):  # the record last: it says "finished"
             shutil.copyfile(out / "members" / name, fresh / "members" / name)
-    if kept and all((out / name).exists() and not (fresh / name).exists() for name in PARENT):
-        for name in PARENT:
+    if kept and parent_key(out) is not None and parent_key(fresh) is None:
+        for name in PARENT:  # the record last, as above
             shutil.copyfile(out / name, fresh / name)
     return kept | there
 

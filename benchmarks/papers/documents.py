@@ -1,7 +1,7 @@
 """The documents that `run.py` leaves in OUT, read strictly, and the attacks that the papers' tables name in them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,10 @@ from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.files import read_limited
 from pdtool.jsonform import decode, parse
 
-__all__ = ["POOLS", "PRESETS_OF_PAPERS", "Found", "Log", "attack_of", "channels_of", "each", "read_all", "read_log"]
+__all__ = [
+    "POOLS", "PRESETS_OF_PAPERS", "Found", "Log", "attack_of", "channels_of", "check_reports", "each", "read_all",
+    "read_log",
+]  # fmt: skip
 
 T = TypeVar("T")
 # Pool of the tables -> its method
@@ -67,12 +70,7 @@ def read_all(out: Path) -> tuple[Found, ...]:
 def _read(folder: Path, name: str, title: str) -> Found:
     calibrated = (*POOLS, *RULES)
     reports = each(Evaluation, {n: folder / f"{n}-evaluation" / "report.json" for n in calibrated})
-    for n, report in reports.items():
-        bundle = each(Bundle, {n: folder / f"{n}-bundle" / "bundle.json"}).get(n)
-        if bundle is not None and bundle.digest != report.subject.bundle_digest:
-            raise InputError(f"{folder / n}-evaluation is of another {n}-bundle; remove it and run run.py again")
-    if len({(report.data_fingerprint, report.seed) for report in reports.values()}) > 1:
-        raise InputError(f"{folder}: the evaluations are of unlike images or seeds; remove the odd ones")
+    check_reports(folder, reports)
     adaptive = each(AdaptiveResult, {n: folder / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE})
     for n, result in adaptive.items():
         bundle = each(Bundle, {n: folder / ADAPTIVE[n] / "bundle.json"}).get(n)
@@ -91,6 +89,16 @@ def _read(folder: Path, name: str, title: str) -> Found:
         adaptive=adaptive,
         defences=each(Defences, {"": folder / "defences.json"}).get(""),
     )
+
+
+def check_reports(folder: Path, reports: Mapping[str, Evaluation]) -> None:
+    """Raise InputError where the evaluations are not of the bundles beside them, or of unlike images or seeds."""
+    for n, report in reports.items():
+        bundle = each(Bundle, {n: folder / f"{n}-bundle" / "bundle.json"}).get(n)
+        if bundle is not None and bundle.digest != report.subject.bundle_digest:
+            raise InputError(f"{folder / n}-evaluation is of another {n}-bundle; remove it and run run.py again")
+    if len({(report.data_fingerprint, report.seed) for report in reports.values()}) > 1:
+        raise InputError(f"{folder}: the evaluations are of unlike images or seeds; remove the odd ones")
 
 
 def each(kind: type[T], paths: dict[str, Path]) -> dict[str, T]:

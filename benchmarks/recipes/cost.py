@@ -27,19 +27,24 @@ def costs(pool: Pool) -> tuple[float, float]:
     share, benign = number(settings, "share"), number(settings, "benign")
     taught = (1 - share) + share * benign if number(dict(recipe), "distill") else 0.0
 
-    def step(size: float) -> float:
+    def step(size: float, kind: str | None) -> float:
         """Of an image of a batch, for a net of that share of the original's MACs."""
-        robust = number(settings, "robust_share") if number(settings, "robust") else 0.0
+        if kind == "plain":
+            return STEP * size
+        robust = number(settings, "robust_share") if number(settings, "robust") and kind == "robust" else 0.0
         right = number(settings, "orthogonal_share") if number(settings, "orthogonal") else 0.0
         own = robust * (TO_IMAGE + STEP) * size + right * (TO_IMAGE + TWICE * size)
         return STEP * size + taught + (1 - share) * own
 
-    member = number(dict(recipe), "epochs") * step(ratio)
-    once = number(settings, "parent") * step(1.0)
+    epochs, scouts = number(dict(recipe), "epochs"), number(settings, "scouts")
+    member = epochs * fmean(step(ratio, each.kind) for each in pool.members)
+    once = number(settings, "parent") * step(1.0, "robust")
     if settings:
-        seen = number(dict(recipe), "epochs") * share
+        seen = max(epochs, number(settings, "parent")) * share
         crafted = min(number(settings, "crafted"), seen) * (1 - benign)
-        rounds = 2 if number(settings, "scouts") else 1
-        once += rounds * crafted * TO_IMAGE * (1 + number(settings, "steps")) / 2
-        once += number(settings, "scouts") * member
+        against = 1.0  # the original; with scouts once more, and then often one of them, too
+        if scouts:
+            against += 1 + ratio * scouts / (1 + scouts)
+        once += against * crafted * TO_IMAGE * (1 + number(settings, "steps")) / 2
+        once += scouts * epochs * step(ratio, "hardened")
     return member / STEP, once / STEP

@@ -15,15 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "papers"))
 from adaptive_curves import curves
 from cells import figure, markdown
 from cost import costs
-from documents import each, read_log
+from documents import check_reports, each, read_log
 from rows import ADAPTIVE, DATA, ROWS, Row
 
 from pdtool.artifacts import Pool
 from pdtool.evaluation.adaptive_results import AdaptiveResult
-from pdtool.evaluation.results import Asked, AttackResult, Evaluation
+from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.wording import NOTHING, duration
 
-ASKED = (1, 2, 4, 8, 16)
 FEW = 10  # frames: an attack that fooled the original on fewer is not the worst
 
 
@@ -53,13 +52,14 @@ def write(out: Path) -> Iterator[str]:
     yield (
         f"Commits {commits}; {duration(sum(line.seconds for line in log))} of commands, some side by side. AUROC and "
         "TPR of the graded evidence, the original's margin weighed in, in percent; thresholds from clean images alone. "
-        "All attacks are on the original; an attack counts with the frames that fool it, the worst is sought among "
+        "All attacks are on the original; an attack counts with the frames that fool it; means and the worst are of "
         "those with ten or more. Cost: epochs of the original's training, counted in passes (`cost.py`), for a member "
         "and once for the pool."
     )
     for data in DATA:
         pools = each(Pool, {row.name: out / data.name / row.name / "pool.json" for row in ROWS})
         reports = each(Evaluation, {n: out / data.name / f"{n}-evaluation" / "report.json" for n in pools})
+        check_reports(out / data.name, reports)
         found = [Found(row, pools[row.name], reports[row.name]) for row in ROWS if row.name in reports]
         if not found:
             continue
@@ -77,21 +77,21 @@ def _summary(found: Sequence[Found]) -> str:
     headers = (
         "recipe", "", "members right, %", "of the original's MACs", "cost, a member + once", "clean label change rate",
         "members asked", "AUROC: mean, worst", "TPR at 5 %: mean, worst", "TPR at 1 %: mean, worst", "worst attack",
-        "corrected label right", "clean: flagged, members asked, passes", "benign: most flagged",
+        "flagged and corrected label right, %", "clean: flagged, members asked, passes", "benign: most flagged",
     )  # fmt: skip
     rows = []
     for each_ in found:
         pool, report = each_.pool, each_.report
-        right = 100 * fmean(member.model.accuracy for member in pool.members)
+        used = [member.model for member in pool.members if member.used]
+        right = 100 * fmean(model.accuracy for model in used)
         member, once = costs(pool)
         clean = report.clean.every
         controls = [b for b in report.benign if b.kind == "control" and b.frames.count >= FEW]
         benign = max(controls, key=lambda b: b.frames.flagged.share or 0.0, default=None)
         first = True
-        for members in ASKED:
-            got = _asked(report, members)
-            if not got:
-                continue
+        every = [a for a in report.attacks if a.frames.count >= FEW]
+        for members in sorted({asked.members for a in every for asked in a.asked}):
+            got = [(a, asked) for a in every for asked in a.asked if asked.members == members]
             worst = min(got, key=lambda pair: pair[1].graded.auroc.value or 0.0)
             told = [
                 f"{100 * fmean(values):.1f}, {100 * min(values):.1f}"
@@ -101,12 +101,12 @@ def _summary(found: Sequence[Found]) -> str:
                     [asked.graded.tpr_1.share or 0.0 for _, asked in got],
                 )
             ]
-            corrected = fmean(a.corrected.events / a.frames.count for a in report.attacks if a.frames.count)
+            corrected = fmean(a.corrected.events / a.frames.count for a in every)
             rows.append((
                 *((f"`{each_.row.name}`", each_.row.title) if first else ("", "")),
                 *((
                     f"{right:.1f} (original {100 * pool.original.accuracy:.1f})",
-                    f"{fmean(m.model.macs for m in pool.members) / pool.original.macs:.2f}",
+                    f"{fmean(model.macs for model in used) / pool.original.macs:.2f}",
                     f"{member:.1f} + {once:.1f}",
                     figure(clean.label_change_rate, 3),
                 ) if first else [""] * 4),
@@ -119,17 +119,6 @@ def _summary(found: Sequence[Found]) -> str:
             ))  # fmt: skip
             first = False
     return markdown(headers, rows, left=2)
-
-
-def _asked(report: Evaluation, members: int) -> list[tuple[AttackResult, Asked]]:
-    """Every attack with enough frames, with the first so many members asked; none where there are not so many."""
-    return [
-        (attack, asked)
-        for attack in report.attacks
-        if attack.frames.count >= FEW
-        for asked in attack.asked
-        if asked.members == members
-    ]
 
 
 def _attacks(found: Sequence[Found]) -> str:

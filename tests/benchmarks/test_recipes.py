@@ -42,7 +42,7 @@ def test_stages_have_names_of_their_own_and_leave_the_reported_half_alone(script
         (tmp_path / data.needs).touch()
     stages = list(rows.stages(tmp_path, tmp_path / "out", limit=300, seed=0))
     assert len({stage.name for stage in stages}) == len({stage.out for stage in stages}) == len(stages)
-    read = [part for stage in stages for part in stage.command if "test-public" in part]
+    read = {part for stage in stages for part in stage.command if "cifar10-test-public" in part}
     assert {part.partition("#")[2] for part in read} == {"1/4", "2/4"}
     assert {stage.name for stage in stages if stage.name.endswith("/adaptive")} == {
         f"cifar10/{name}/adaptive" for name in rows.ADAPTIVE
@@ -58,13 +58,18 @@ def test_costs_are_counted_in_epochs_of_the_original(script, workshop):
     taught = replace(pool, recipe={"epochs": 10, "distill": 0.5})
     assert costs(taught) == pytest.approx((10 * (ratio + 1 / 3), 0))
     settings = vars(HARDENINGS["hardened"]) | {"share": 0.5, "benign": 0.2, "steps": 4, "crafted": 2.0}
+    half = len(pool.members) // 2
+    assert len(pool.members) == 2 * half
+    robust = tuple(replace(member, kind="robust") for member in pool.members[:half])
+    pool = replace(pool, members=(*robust, *(replace(member, kind="plain") for member in pool.members[half:])))
     hard = replace(pool, recipe={"epochs": 10, "distill": 0.5, "hardening": settings})
     member, once = costs(hard)
-    assert member == pytest.approx(10 * (ratio + 0.6 / 3))
+    assert member == pytest.approx(10 * (ratio + 0.6 / 3 / 2))  # half of them are plain, and are taught nothing
     assert once == pytest.approx(2 * 0.8 * 2 * 2.5 / 3)  # images, attacks of them, passes of a step, steps
-    robust = replace(pool, recipe={"epochs": 10, "distill": 0.5, "hardening": settings | {"robust": 0.02, "parent": 6}})
-    more, raised = costs(robust)
-    assert more - member == pytest.approx(10 * 0.5 * 5 * ratio / 3)
+    more, raised = costs(
+        replace(pool, recipe={"epochs": 10, "distill": 0.5, "hardening": settings | {"robust": 0.02, "parent": 6}})
+    )
+    assert more - member == pytest.approx(10 * 0.5 * 5 * ratio / 3 / 2)
     assert raised - once == pytest.approx(6 * (3 + 0.6 + 0.5 * 5) / 3)
 
 

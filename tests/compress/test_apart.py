@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pdtool.compress.fresh import refresh
+from pdtool.compress.fresh import fresh_layers, refresh
 from pdtool.compress.hardening import Hardening
 from pdtool.compress.masks import weight_layers
 from pdtool.compress.original import Trained, load_original
@@ -66,15 +66,17 @@ def test_gradients_are_driven_apart(request_of: PoolRequest, trained: Trained) -
 def test_a_share_of_the_layers_begins_anew(trained: Trained) -> None:
     first, one, same, other = (load_original(Path(trained.file))[0].net for _ in range(4))
     before = torch.random.get_rng_state()
-    names = refresh(one, 0.5, 7)
+    names = fresh_layers(one, 0.5, 7)
+    refresh(one, 0.5, 7)
     assert torch.equal(before, torch.random.get_rng_state())
     layers = weight_layers(first)
-    assert len(names) == round(len(layers) / 2) and refresh(same, 0.5, 7) == names
+    refresh(same, 0.5, 7)
+    assert len(names) == round(len(layers) / 2)
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in one.state_dict().items())
     for layer in layers:
         left = torch.equal(one.get_submodule(layer).weight, first.get_submodule(layer).weight)  # type: ignore[arg-type]
         assert left == (layer not in names)
-    assert refresh(other, 0.0, 7) == () and refresh(other, 1.0, 7) == layers
+    assert fresh_layers(other, 0.0, 7) == () and fresh_layers(other, 1.0, 7) == layers
 
 
 def test_a_mixed_pool_says_what_each_member_is(request_of: PoolRequest, tmp_path: Path) -> None:
@@ -93,3 +95,16 @@ def test_a_mixed_pool_says_what_each_member_is(request_of: PoolRequest, tmp_path
         assert alike == (number == 3)
     hard = make_pool(replace(mixed, hardening=replace(hardening, robust_members=0.0)), tmp_path / "R")
     assert [member.kind for member in hard.members] == ["hardened", "hardened", "hardened", "plain"]
+
+
+@pytest.mark.parametrize("setting", [{"robust": 0.1}, {"orthogonal": 10.0}, {"fresh": 0.5}])
+def test_every_setting_reaches_the_members(request_of: PoolRequest, tmp_path: Path, setting: dict[str, float]) -> None:
+    recipe = replace(RECIPES["hardened"], epochs=1)
+    files = []
+    for name, more in (("with", setting), ("without", {})):
+        hardening = Hardening(crafted=0.2, **more)  # type: ignore[arg-type]
+        request = replace(request_of, members=1, recipe=recipe, hardening=hardening, max_drop=1.0)
+        (member,) = make_pool(request, tmp_path / name).members
+        files.append((tmp_path / name / member.model.file.path).read_bytes())
+        assert ("fresh" in member.drawn) == ("fresh" in more)
+    assert files[0] != files[1]

@@ -47,7 +47,7 @@ def weights_of(folder: Path) -> dict[str, bytes]:
         ("steps", 0, r"steps should lie in 1\.\.1000, is 0"),
         ("scouts", -1, r"scouts should lie in 0\.\.100, is -1"),
         ("robust", 6.0, r"robust should lie in \[0, 1\], is 6"),
-        ("plain_members", 0.5, "plain_members and robust_members should be at most 1 together, are 0.5 and 1"),
+        ("robust_members", 0.5, "robust_members goes with robust"),
         ("orthogonal", -1.0, "orthogonal should be a number of at least 0, is -1"),
         ("fresh", 2.0, r"fresh should lie in \[0, 1\], is 2"),
         ("parent", -1, r"parent should lie in 0\.\.10000 epochs, is -1"),
@@ -62,6 +62,14 @@ def test_no_setting_that_cannot_be_used(setting: str, value: float, message: str
 def test_what_is_asked_for_has_images(what: str) -> None:
     with pytest.raises(UsageError, match=f"{what}_share should be above 0, or {what} 0"):
         Hardening(**{what: 0.1, f"{what}_share": 0.0})  # type: ignore[arg-type]
+
+
+def test_shares_of_members_that_do_not_go_together() -> None:
+    with pytest.raises(UsageError, match=r"at most 1 together, are 0\.5 and 1; give robust_members=0\.5"):
+        Hardening(robust=0.1, plain_members=0.5)
+    with pytest.raises(UsageError, match="attacks nobody"):
+        Hardening(robust=0.1, robust_members=0.0)
+    assert Hardening(plain_members=0.5).kind(3) == "plain"
 
 
 def test_settings_from_the_command_line() -> None:
@@ -198,7 +206,8 @@ def test_every_method_that_trains_can_be_hardened(
     hard: PoolRequest, tmp_path: Path, method: str, options: dict[str, float]
 ) -> None:
     short = replace(hard.recipe, epochs=1)
-    request = replace(hard, method=method, members=1, max_drop=1.0, recipe=short, **options)  # type: ignore[arg-type]  # of the table above
+    hardening = Hardening(crafted=0.5, robust=0.1)
+    request = replace(hard, method=method, members=1, max_drop=1.0, recipe=short, hardening=hardening, **options)  # type: ignore[arg-type]  # of the table above
     make_pool(request, tmp_path / "hard")
     make_pool(replace(request, hardening=None), tmp_path / "soft")
     assert weights_of(tmp_path / "hard") != weights_of(tmp_path / "soft")

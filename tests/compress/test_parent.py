@@ -16,6 +16,7 @@ from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.prune import replay
 from pdtool.compress.training import RECIPES
 from pdtool.compress.weights import load_weights
+from pdtool.errors import InputError, UsageError
 from pdtool.images import size_of
 
 
@@ -77,21 +78,51 @@ def test_a_stopped_run_keeps_the_parent(hard: PoolRequest, tmp_path: Path) -> No
     assert again.parent is not None and files_of(out) == files_of(tmp_path / "whole")
 
 
-def test_a_damaged_parent_or_another_recipes_is_made_again(hard: PoolRequest, tmp_path: Path) -> None:
+def test_a_damaged_parent_is_made_again(hard: PoolRequest, tmp_path: Path) -> None:
+    """Before the members, and when all of them are there."""
     out = tmp_path / "P"
     with pytest.raises(KeyboardInterrupt):
         make_pool(hard, out, watch=stop_after_the_parent)  # type: ignore[arg-type]
-    path = out / "parent.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
     make_pool(hard, tmp_path / "whole")
-    make_pool(hard, out)
-    assert files_of(out) == files_of(tmp_path / "whole")
-    other = replace(hard, hardening=Hardening(crafted=0.2, parent=1))
+    path = out / "parent.safetensors"
+    for _ in range(2):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        make_pool(hard, out)
+        assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_the_parent_of_another_recipe_is_not_replaced_unasked(hard: PoolRequest, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, tmp_path / "Q", watch=stop_after_the_parent)  # type: ignore[arg-type]
-    make_pool(other, tmp_path / "Q")
+        make_pool(hard, tmp_path / "P", watch=stop_after_the_parent)  # type: ignore[arg-type]
+    before = files_of(tmp_path / "P")
+    other = replace(hard, hardening=Hardening(crafted=0.2, parent=1))
+    for request in (other, replace(hard, hardening=None)):
+        with pytest.raises(InputError, match="holds another pool"):
+            make_pool(request, tmp_path / "P")
+    assert files_of(tmp_path / "P") == before
+    make_pool(other, tmp_path / "P", force=True)
     make_pool(other, tmp_path / "other")
-    assert files_of(tmp_path / "Q") == files_of(tmp_path / "other")
+    assert files_of(tmp_path / "P") == files_of(tmp_path / "other")
+
+
+def test_who_does_not_resume_makes_the_parent_again(hard: PoolRequest, tmp_path: Path) -> None:
+    out = tmp_path / "P"
+    with pytest.raises(KeyboardInterrupt):
+        make_pool(hard, out, watch=stop_after_the_parent)  # type: ignore[arg-type]
+    stamp = (out / "parent.safetensors").stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        make_pool(hard, out, resume=False, watch=stop_after_the_parent)  # type: ignore[arg-type]
+    assert (out / "parent.safetensors").stat().st_mtime_ns > stamp
+
+
+def test_the_parent_is_attacked_itself_where_members_are(hard: PoolRequest, tmp_path: Path) -> None:
+    files = []
+    for robust in (0.1, 0.0):
+        request = replace(hard, hardening=Hardening(crafted=0.2, parent=1, robust=robust))
+        with pytest.raises(KeyboardInterrupt):
+            make_pool(request, tmp_path / str(robust), watch=stop_after_the_parent)  # type: ignore[arg-type]
+        files.append((tmp_path / str(robust) / "parent.safetensors").read_bytes())
+    assert files[0] != files[1]
 
 
 def test_a_forced_run_goes_on_with_the_old_pools_parent(hard: PoolRequest, tmp_path: Path) -> None:
@@ -104,15 +135,17 @@ def test_a_forced_run_goes_on_with_the_old_pools_parent(hard: PoolRequest, tmp_p
     assert files_of(tmp_path / "P") == files_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_who_needs_no_parent_gets_none(hard: PoolRequest, tmp_path: Path, epochs: int) -> None:
-    """None is asked for, or the method's members begin with weights of their own. What a stopped run left is gone."""
-    with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, tmp_path / "P", watch=stop_after_the_parent)  # type: ignore[arg-type]
-    request = replace(hard, members=1, hardening=Hardening(crafted=0.2, parent=epochs, robust=0.1))
-    if epochs:
-        request = replace(request, method="lottery-ticket", rounds=1, search_epochs=1)
-    pool = make_pool(request, tmp_path / "P")
+@pytest.mark.parametrize("setting", [{"parent": 1}, {"fresh": 0.5}])
+@pytest.mark.parametrize("method", ["lottery-ticket", "subnetwork", "prune-and-scale"])
+def test_members_with_weights_of_their_own_get_no_parent(
+    hard: PoolRequest, method: str, setting: dict[str, float]
+) -> None:
+    with pytest.raises(UsageError, match=f"those of {method} do not"):
+        replace(hard, members=1, method=method, hardening=Hardening(**setting))  # type: ignore[arg-type]
+
+
+def test_a_pool_without_a_parent_has_none(hard: PoolRequest, tmp_path: Path) -> None:
+    pool = make_pool(replace(hard, members=1, hardening=Hardening(crafted=0.2)), tmp_path / "P")
     assert pool.parent is None and not any((tmp_path / "P" / name).exists() for name in FILES)
 
 

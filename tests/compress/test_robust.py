@@ -78,5 +78,22 @@ def test_the_teacher_is_asked_once_about_images_as_they_were(task: Task) -> None
     assert seen == [50, 15, 15] * steps
 
 
-def test_a_share_is_one_image_at_least() -> None:
-    assert [Robust(0.1, share).of(32) for share in (0.001, 0.5, 1.0)] == [1, 16, 32]
+def test_attacked_images_are_taught_what_the_teacher_says_of_clean_ones(task: Task, trained: Trained) -> None:
+    """A teacher that says 3 of everything: so must the net, of attacked images, too, and no longer the true labels."""
+
+    class Teacher(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 20.0 * F.one_hot(torch.full((len(inputs),), 3), 10).float()
+
+    recipe = replace(RECIPES["hardened"], epochs=3, distill=1.0)
+    net, data = load_original(Path(trained.file))[0].net, task.training
+    fit(net, data, recipe, seed=0, teacher=Teacher(), robust=Robust(EPSILON, 1.0))
+    pixels, labels = data.pixels(slice(0, 300)), data.labels[:300]
+    moved = attacked(net, data, pixels, labels, EPSILON, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        said = net((moved - data.mean) / data.std).argmax(1)
+    assert (said == 3).float().mean() > 0.95
+
+
+def test_a_share_is_two_images_at_least() -> None:
+    assert [Robust(0.1, share).of(32) for share in (0.001, 0.5, 1.0)] == [2, 16, 32]

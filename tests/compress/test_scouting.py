@@ -43,8 +43,11 @@ def test_no_more_is_crafted_than_one_member_sees(hard: PoolRequest) -> None:
     ready = prepare(replace(hard, hardening=Hardening(crafted=100.0, share=0.25)))
     steps, batch = ready.method.steps(ready.task), ready.task.recipe.batch
     assert batch == 32 and crafted_count(ready.method, ready.task) == steps * 8
-    idle = prepare(replace(hard, recipe=replace(hard.recipe, epochs=0)))
+    none = replace(hard.recipe, epochs=0)
+    idle = prepare(replace(hard, recipe=none, hardening=Hardening(crafted=0.5)))
     assert crafted_count(idle.method, idle.task) == 1
+    raised = prepare(replace(hard, recipe=none, hardening=Hardening(crafted=100.0, parent=3)))
+    assert crafted_count(raised.method, raised.task) == 3 * (len(raised.task.training) // batch) * 16
 
 
 def test_some_of_a_batch_are_crafted_but_never_all(hard: PoolRequest) -> None:
