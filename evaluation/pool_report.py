@@ -43,7 +43,8 @@ def write_pool_report(out: Path, s: PoolStudy) -> None:
 def html(s: PoolStudy) -> str:
     """The page: no script, nothing fetched, light or dark as the reader's system is; the same input, the same bytes."""
     table = tabulate(s.pool)
-    reasons = ["", *("used" if member.used else member.reason or "not used" for member in s.pool.members)]
+    reasons = ["used" if member.used else member.reason or "not used" for member in s.pool.members]
+    reasons = [""] * (len(table.rows) - len(reasons)) + reasons  # the original and a parent come first
     return render(
         "pool_page.html",
         s=s,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pdtool.compress.fresh import fresh_layers, refresh
 from pdtool.compress.hardening import Hardening
-from pdtool.compress.masks import weight_layers
+from pdtool.compress.masks import weight_layers, weight_of
 from pdtool.compress.original import Trained, load_original
 from pdtool.compress.orthogonal import orthogonality
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
@@ -74,7 +74,7 @@ def test_a_share_of_the_layers_begins_anew(trained: Trained) -> None:
     assert len(names) == round(len(layers) / 2)
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in one.state_dict().items())
     for layer in layers:
-        left = torch.equal(one.get_submodule(layer).weight, first.get_submodule(layer).weight)  # type: ignore[arg-type]
+        left = torch.equal(weight_of(one, layer), weight_of(first, layer))
         assert left == (layer not in names)
     assert fresh_layers(other, 0.0, 7) == () and fresh_layers(other, 1.0, 7) == layers
 
@@ -97,14 +97,20 @@ def test_a_mixed_pool_says_what_each_member_is(request_of: PoolRequest, tmp_path
     assert [member.kind for member in hard.members] == ["hardened", "hardened", "hardened", "plain"]
 
 
-@pytest.mark.parametrize("setting", [{"robust": 0.1}, {"orthogonal": 10.0}, {"fresh": 0.5}])
-def test_every_setting_reaches_the_members(request_of: PoolRequest, tmp_path: Path, setting: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "hardening",
+    [
+        Hardening(crafted=0.2, robust=0.1),
+        Hardening(crafted=0.2, orthogonal=10.0),
+        Hardening(crafted=0.2, fresh=0.5),
+    ],
+)
+def test_every_setting_reaches_the_members(request_of: PoolRequest, tmp_path: Path, hardening: Hardening) -> None:
     recipe = replace(RECIPES["hardened"], epochs=1)
     files = []
-    for name, more in (("with", setting), ("without", {})):
-        hardening = Hardening(crafted=0.2, **more)  # type: ignore[arg-type]
-        request = replace(request_of, members=1, recipe=recipe, hardening=hardening, max_drop=1.0)
+    for name, settings in (("with", hardening), ("without", Hardening(crafted=0.2))):
+        request = replace(request_of, members=1, recipe=recipe, hardening=settings, max_drop=1.0)
         (member,) = make_pool(request, tmp_path / name).members
         files.append((tmp_path / name / member.model.file.path).read_bytes())
-        assert ("fresh" in member.drawn) == ("fresh" in more)
+        assert ("fresh" in member.drawn) == (settings.fresh > 0)
     assert files[0] != files[1]

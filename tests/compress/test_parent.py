@@ -15,6 +15,7 @@ from pdtool.compress.plan import plan_pool
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.prune import replay
 from pdtool.compress.training import RECIPES
+from pdtool.compress.watch import Steps
 from pdtool.compress.weights import load_weights
 from pdtool.errors import InputError, UsageError
 from pdtool.images import size_of
@@ -36,7 +37,7 @@ def state_of(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def stop_after_the_parent(label: str, total: int | None) -> Iterator[object]:
+def stop_after_the_parent(label: str, total: int | None) -> Iterator[Steps]:
     class Stop:
         def advance(self, steps: int = 1) -> None: ...
 
@@ -67,7 +68,7 @@ def test_members_are_cut_from_the_parent(hard: PoolRequest, tmp_path: Path) -> N
 def test_a_stopped_run_keeps_the_parent(hard: PoolRequest, tmp_path: Path) -> None:
     out = tmp_path / "P"
     with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, out, watch=stop_after_the_parent)  # type: ignore[arg-type]
+        make_pool(hard, out, watch=stop_after_the_parent)
     assert not list((out / "members").iterdir())
     stamp = (out / "parent.safetensors").stat().st_mtime_ns
     make_pool(hard, out)
@@ -82,7 +83,7 @@ def test_a_damaged_parent_is_made_again(hard: PoolRequest, tmp_path: Path) -> No
     """Before the members, and when all of them are there."""
     out = tmp_path / "P"
     with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, out, watch=stop_after_the_parent)  # type: ignore[arg-type]
+        make_pool(hard, out, watch=stop_after_the_parent)
     make_pool(hard, tmp_path / "whole")
     path = out / "parent.safetensors"
     for _ in range(2):
@@ -93,7 +94,7 @@ def test_a_damaged_parent_is_made_again(hard: PoolRequest, tmp_path: Path) -> No
 
 def test_the_parent_of_another_recipe_is_not_replaced_unasked(hard: PoolRequest, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, tmp_path / "P", watch=stop_after_the_parent)  # type: ignore[arg-type]
+        make_pool(hard, tmp_path / "P", watch=stop_after_the_parent)
     before = files_of(tmp_path / "P")
     other = replace(hard, hardening=Hardening(crafted=0.2, parent=1))
     for request in (other, replace(hard, hardening=None)):
@@ -108,10 +109,10 @@ def test_the_parent_of_another_recipe_is_not_replaced_unasked(hard: PoolRequest,
 def test_who_does_not_resume_makes_the_parent_again(hard: PoolRequest, tmp_path: Path) -> None:
     out = tmp_path / "P"
     with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, out, watch=stop_after_the_parent)  # type: ignore[arg-type]
+        make_pool(hard, out, watch=stop_after_the_parent)
     stamp = (out / "parent.safetensors").stat().st_mtime_ns
     with pytest.raises(KeyboardInterrupt):
-        make_pool(hard, out, resume=False, watch=stop_after_the_parent)  # type: ignore[arg-type]
+        make_pool(hard, out, resume=False, watch=stop_after_the_parent)
     assert (out / "parent.safetensors").stat().st_mtime_ns > stamp
 
 
@@ -120,7 +121,7 @@ def test_the_parent_is_attacked_itself_where_members_are(hard: PoolRequest, tmp_
     for robust in (0.1, 0.0):
         request = replace(hard, hardening=Hardening(crafted=0.2, parent=1, robust=robust))
         with pytest.raises(KeyboardInterrupt):
-            make_pool(request, tmp_path / str(robust), watch=stop_after_the_parent)  # type: ignore[arg-type]
+            make_pool(request, tmp_path / str(robust), watch=stop_after_the_parent)
         files.append((tmp_path / str(robust) / "parent.safetensors").read_bytes())
     assert files[0] != files[1]
 
@@ -135,13 +136,11 @@ def test_a_forced_run_goes_on_with_the_old_pools_parent(hard: PoolRequest, tmp_p
     assert files_of(tmp_path / "P") == files_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("setting", [{"parent": 1}, {"fresh": 0.5}])
+@pytest.mark.parametrize("hardening", [Hardening(parent=1), Hardening(fresh=0.5)])
 @pytest.mark.parametrize("method", ["lottery-ticket", "subnetwork", "prune-and-scale"])
-def test_members_with_weights_of_their_own_get_no_parent(
-    hard: PoolRequest, method: str, setting: dict[str, float]
-) -> None:
+def test_members_with_weights_of_their_own_get_no_parent(hard: PoolRequest, method: str, hardening: Hardening) -> None:
     with pytest.raises(UsageError, match=f"those of {method} do not"):
-        replace(hard, members=1, method=method, hardening=Hardening(**setting))  # type: ignore[arg-type]
+        replace(hard, members=1, method=method, hardening=hardening)
 
 
 def test_a_pool_without_a_parent_has_none(hard: PoolRequest, tmp_path: Path) -> None:

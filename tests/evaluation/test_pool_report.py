@@ -113,6 +113,14 @@ def test_the_page_stands_alone_and_is_the_same_again(studied: PoolStudy) -> None
     assert "Jetson Nano 4GB, 4 GB: the weights of the original and the used members fit at once" in page.text
 
 
+def test_the_page_of_a_hardened_pool_has_its_parent_and_kinds(studied: PoolStudy) -> None:
+    pool = studied.pool
+    kinds = [replace(member, kind="robust" if number else "plain") for number, member in enumerate(pool.members)]
+    mixed = replace(studied, pool=replace(pool, parent=pool.original, members=tuple(kinds)))
+    text = Page(report.html(mixed)).text
+    assert "parent" in text and "m000 plain" in text and "m001 robust" in text
+
+
 def test_few_images_say_nothing_of_how_apart_members_err(studied: PoolStudy) -> None:
     rng = np.random.default_rng(0)
     changed = rng.random((FEW, 8)) < 0.5
