@@ -13,7 +13,7 @@ from stages import Stage
 __all__ = ["ADAPTIVE", "ATTACKS", "DATA", "ROWS", "Row", "stages"]
 
 DATA = (CIFAR10, GTSRB)
-EPOCHS = {"cifar10": ("--epochs", "5", "--flip"), "gtsrb": ("--epochs", "8")}  # of every recipe: their costs compare
+EPOCHS = {"cifar10": ("--epochs", "4", "--flip"), "gtsrb": ("--epochs", "8")}  # of every recipe: their costs compare
 # Parts of the public test images to calibrate on and to attack. The recipe is chosen by CIFAR-10's rows, so the half
 # that `benchmarks/papers` reports on is not touched there. Traffic signs have too few tracks to be cut into quarters.
 PARTS = {"cifar10": ("#1/4", "#2/4"), "gtsrb": ("#1/2", "#2/2")}
