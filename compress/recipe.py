@@ -66,5 +66,5 @@ RECIPES = {
     "train": Recipe(name="train", epochs=16),
     "paper": Recipe(name="paper", epochs=10),
     "distilled": Recipe(name="distilled", epochs=10, distill=0.3, temperature=2.0),
-    "hardened": Recipe(name="hardened", epochs=10, largest_batch=64, distill=0.9, temperature=2.0),
+    "hardened": Recipe(name="hardened", epochs=10, largest_batch=32, distill=0.9, temperature=2.0),
 }
