@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.calibration.kinds import Kinds, orders, turns
 from pdtool.calibration.latent import ASSUMED
 from pdtool.decisions import EvidenceKind, Grading
 from pdtool.errors import InputError
@@ -34,18 +35,22 @@ FEW = 20  # fewer changed (or kept) clean labels say too little about the eviden
 class Evidence:
     """Of frames (N,) by members (N, M): whether each changed the label, and its graded evidence where known.
 
-    `shift` (N,): what the original's margin added to the log-odds in that, where it did (`shift_of`).
+    `shift` (N,): what the original's margin added to the log-odds in that, where it did (`shift_of`). `kinds` (M,): of
+    the members of a mixed pool.
     """
 
     changed: NDArray[np.bool_]
     graded: NDArray[np.float64] | None = None
     shift: NDArray[np.float64] | None = None
+    kinds: Kinds | None = None
 
     def __post_init__(self) -> None:
         if self.changed.ndim != 2 or self.changed.dtype != np.bool_:
             raise ValueError(
                 f"expected label changes (N, M) as booleans, got {self.changed.dtype} {self.changed.shape}"
             )
+        if self.kinds is not None and len(self.kinds) != self.changed.shape[1]:
+            raise ValueError(f"expected the kinds of {self.changed.shape[1]} members, got {len(self.kinds)}")
         if self.graded is not None:
             if self.graded.shape != self.changed.shape:
                 raise ValueError(f"expected graded evidence {self.changed.shape}, got {self.graded.shape}")
@@ -75,15 +80,17 @@ class Evidence:
             self.changed[frames],
             None if self.graded is None else self.graded[frames],
             None if self.shift is None else self.shift[frames],
+            self.kinds,
         )
 
     def shuffled(self, rng: np.random.Generator) -> "Evidence":
-        """Members in a new random order for every frame."""
-        order = rng.permuted(np.broadcast_to(np.arange(self.changed.shape[1]), self.changed.shape), axis=1)
+        """Members in a new random order for every frame, of those in which a session may ask them (`kinds.orders`)."""
+        order = orders(self.changed.shape[1], self.kinds, len(self), rng)
         return Evidence(
             np.take_along_axis(self.changed, order, axis=1),
             None if self.graded is None else np.take_along_axis(self.graded, order, axis=1),
             self.shift,
+            None if self.kinds is None else turns(self.kinds),
         )
 
 
@@ -185,20 +192,32 @@ def assumed(clean: Evidence, frames: int, rng: np.random.Generator) -> Evidence:
     chance, independently, and brings the graded evidence of a random clean vote that did (or did not) change the label,
     on a clean frame whose label change rate is near p. Where fewer than 20 clean votes did (or did not): drawn evenly
     over 0.5 to 1 (or 0 to 0.5). What the original's margin adds is taken from a random clean frame: an attack is
-    taken to leave the original as sure as it is of clean frames.
+    taken to leave the original as sure as it is of clean frames. Members of a mixed pool come in an order in which they
+    are asked, and bring votes of their own kind.
     """
     chance = rng.choice(ASSUMED.p, size=frames, p=ASSUMED.weights)
     changed = rng.random((frames, clean.changed.shape[1])) < chance[:, None]
+    kinds = None if clean.kinds is None else turns(clean.kinds)
     if clean.graded is None:
-        return Evidence(changed)
-    said = clean.plain()
-    did = _votes(said, clean.changed, clean.changed, chance, rng, 0.5)
-    did_not = _votes(said, ~clean.changed, clean.changed, chance, rng, 0.0)
-    made = np.where(changed, did, did_not)
+        return Evidence(changed, kinds=kinds)
+    said, made = clean.plain(), np.empty(changed.shape)
+    for here, there in _alike(kinds, clean.kinds, changed.shape[1]):
+        own = clean.changed[:, there]
+        did = _votes(said[:, there], own, clean.changed, chance, rng, 0.5)
+        did_not = _votes(said[:, there], ~own, clean.changed, chance, rng, 0.0)
+        made[:, here] = np.where(changed[:, here], did, did_not)
     if clean.shift is None:
-        return Evidence(changed, made)
+        return Evidence(changed, made, kinds=kinds)
     shift = rng.choice(clean.shift, size=frames)
-    return Evidence(changed, moved(made, shift), shift)
+    return Evidence(changed, moved(made, shift), shift, kinds)
+
+
+def _alike(one: Kinds | None, other: Kinds | None, members: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Which members (M,) of one order, and which of the other, are of the same kind; one pair a kind."""
+    if one is None or other is None:
+        every = np.ones(members, dtype=np.bool_)
+        return [(every, every)]
+    return [(np.array(one) == kind, np.array(other) == kind) for kind in dict.fromkeys(one)]
 
 
 def moved(evidence: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -216,7 +235,8 @@ def _votes(
     rng: np.random.Generator,
     low: float,
 ) -> NDArray[np.float64]:
-    """Graded evidence (F, M) for frames of these chances (F,), drawn from the `wanted` votes of frames like them."""
+    """Graded evidence (F, M) for frames of these chances (F,), drawn from the `wanted` votes (N, M) of frames that
+    are like them by what all members `changed`."""
     shape = (len(chance), graded.shape[1])
     order = np.argsort(changed.mean(axis=1), kind="stable")
     row, member = np.nonzero(wanted[order])

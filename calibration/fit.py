@@ -148,6 +148,7 @@ def calibrate(
         temperatures=None if grading is None else grading.temperatures,
         margin_weight=0.0 if grading is None else grading.weight,
         margin_knee=0.0 if grading is None else grading.knee,
+        kinds=None if means is None else means.kinds,
         adversarial="assumed" if attacked is None else "measured",
         power=power,
         clean_lcr=float(frames.evidence.changed[fit].mean()),

@@ -3,16 +3,19 @@
 The members' evidence on one frame hangs together, so nothing is multiplied as if it were independent: the chance of
 going from one bin to the next is counted on whole paths, members asked one after another on real clean frames, and on
 adversarial ones. The mean stands for the path; what that loses costs members, not the promise, which is tested on
-other clean frames.
+other clean frames. In a mixed pool the running mean is the largest of the kinds' means, and no frame is cleared before
+a member of every kind was asked: who fools one kind must not be cleared by it alone.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.induction import States, induct
+from pdtool.calibration.kinds import levels, orders, turns
 from pdtool.calibration.optimal import NEARLY, USELESS, costs
 from pdtool.calibration.table import GradedTable
 from pdtool.extras import require
@@ -41,22 +44,25 @@ class _Chain:
 
 
 def graded_sequence(
-    clean: Floats,
-    adversarial: Floats,
+    clean: Evidence,
+    adversarial: Evidence,
     members: int,
-    levels: Sequence[float],
+    rates: Sequence[float],
     rng: np.random.Generator,
     *,
     mean_models: float | None = None,
 ) -> Iterator[GradedTable]:
-    """The cheapest bounds at each level of false alarms, as `optimal.sequence`, from graded evidence (F, M), (A, M)."""
+    """The cheapest bounds at each rate of false alarms, as `optimal.sequence`, from graded evidence of both."""
+    kinds = None if clean.kinds is None else turns(clean.kinds)[:members]
     chain = _chain(_paths(clean, members, rng), _paths(adversarial, members, rng))
     flag, clear = induct(chain.states, *costs(POINTS))
+    if kinds is not None:
+        clear[:, : min(len(set(kinds)), members) - 1] = -1
     fpr, models = _rates(chain, flag, clear, 0)
     power, _ = _rates(chain, flag, clear, 1)
     last = None
-    for level in levels:
-        allowed = fpr <= level
+    for rate in rates:
+        allowed = fpr <= rate
         if mean_models is not None:
             allowed &= models <= mean_models
         if not allowed.any():
@@ -68,15 +74,16 @@ def graded_sequence(
         kept = np.flatnonzero(allowed & (power >= enough))
         best = int(kept[models[kept].argmin()])
         if best != last:
-            yield _table(chain, flag[best], clear[best])
+            yield replace(_table(chain, flag[best], clear[best]), kinds=kinds)
             last = best
 
 
-def _paths(evidence: Floats, members: int, rng: np.random.Generator) -> Floats:
+def _paths(evidence: Evidence, members: int, rng: np.random.Generator) -> Floats:
     """Running means (P, members) of frames (F, M), members in ever new orders."""
-    repeated = np.repeat(evidence, -(-PATHS // len(evidence)), axis=0)
-    means: Floats = rng.permuted(repeated, axis=1)[:, :members].cumsum(axis=1) / np.arange(1, members + 1)
-    return means
+    repeated = np.repeat(evidence.known(), -(-PATHS // len(evidence)), axis=0)
+    order = orders(repeated.shape[1], evidence.kinds, len(repeated), rng)[:, :members]
+    kinds = None if evidence.kinds is None else turns(evidence.kinds)
+    return levels(np.take_along_axis(repeated, order, axis=1), kinds)
 
 
 def _chain(clean: Floats, adversarial: Floats) -> _Chain:

@@ -81,6 +81,8 @@ def _mean_columns(table: Table) -> list[tuple[float, float, float, float]]:
     low = high = 0.0  # of the mean evidence of frames that are undecided
     for n, (flag, clear) in enumerate(zip(table.flag_above, table.clear_below, strict=True), start=1):
         least, most = low * (n - 1) / n, (high * (n - 1) + 1) / n
+        if table.kinds is not None:  # one member more of a kind may halve its mean, one of another be sure at once
+            least, most = low / 2, 1.0
         low, high = least if clear is None else max(clear, least), most if flag is None else min(flag, most)
         columns.append((least, *np.clip([low, high], least, most), most))
         if high < low or (clear is not None and clear >= high):

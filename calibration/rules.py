@@ -102,8 +102,7 @@ def candidates(
         for table in sequence(problem(clean, other, members), levels, mean_models=settings.mean_models):
             yield Candidate(table)
     elif settings.rule == "optimal":
-        one, two = fit.known(), adversarial.known()
-        for bounds in graded_sequence(one, two, members, levels, rng, mean_models=settings.mean_models):
+        for bounds in graded_sequence(fit, adversarial, members, levels, rng, mean_models=settings.mean_models):
             yield Candidate(bounds)
     elif settings.rule == "fixed":
         yield from _fixed(settings.evidence, fit, members, levels, rng)
@@ -125,10 +124,14 @@ def _fixed(
         for k in range(members, 0, -1):
             yield Candidate(DecisionTable((*[None] * (members - 1), k), (*[None] * (members - 1), k - 1)))
         return
-    means = fit.shuffled(rng).known()[:, :members].cumsum(axis=1)[:, -1] / members  # summed as the test sums: ties hold
+    shuffled = fit.shuffled(rng)
+    kinds = None if shuffled.kinds is None else shuffled.kinds[:members]
+    open_ = GradedTable((None,) * members, (None,) * members, kinds)
+    means = open_.running(shuffled.known()[:, :members])[:, -1]  # summed as the test sums: ties hold
     for level in levels:
         bound = float(np.quantile(means, 1 - level, method="higher"))
-        yield Candidate(GradedTable((*[None] * (members - 1), bound), (*[None] * (members - 1), bound)))
+        bounds = (*[None] * (members - 1), bound)
+        yield Candidate(GradedTable(bounds, bounds, kinds))
 
 
 def _hypotheses(settings: Settings, fit: Evidence, members: int) -> Candidate:

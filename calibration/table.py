@@ -4,15 +4,19 @@ Evidence is what one member says against the original's label: 0 or 1 (label cha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.calibration.kinds import Kinds, levels
 from pdtool.decisions import Calibration
 
-__all__ = ["CLEAR", "CONTINUE", "FLAG", "DecisionTable", "GradedTable", "SequentialTest", "Table", "replay", "table_of"]
+__all__ = [
+    "CLEAR", "CONTINUE", "FLAG", "DecisionTable", "GradedTable", "SequentialTest", "Table", "asked_as", "replay",
+    "table_of",
+]  # fmt: skip
 
 CONTINUE, FLAG, CLEAR = 0, 1, -1
 
@@ -32,16 +36,25 @@ class Table(Protocol):
         """Fewest members after which a frame can be decided: every frame needs them."""
         ...
 
-    def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
+    def running(self, evidence: Numbers) -> Numbers:
+        """What is compared with the table's entries after each member, (N, M), from their evidence (N, M) in the order
+        in which they were asked."""
+        ...
+
+    def decide(self, asked: int, value: Numbers, last: Numbers) -> NDArray[np.int8]:
         """FLAG, CLEAR or CONTINUE for frames (N,) after `asked` members.
 
-        `total` (N,): the sum of their evidence; `last` (N,): that of the last one.
+        `value` (N,): of `running`, there; `last` (N,): the evidence of the last member.
         """
         ...
 
-    def cut(self, asked: int, total: Numbers) -> NDArray[np.int8]:
+    def cut(self, asked: int, value: Numbers) -> NDArray[np.int8]:
         """FLAG or CLEAR for frames (N,) that are left open after `asked` members, when no more can be asked: what the
-        last entry of the table would say of the same mean evidence. No promise about false alarms covers it."""
+        last entry of the table would say of the same evidence. No promise about false alarms covers it."""
+        ...
+
+    def evidence(self, asked: int, value: float) -> float:
+        """A value of `running` after `asked` members as evidence in [0, 1]."""
         ...
 
 
@@ -75,35 +88,46 @@ class DecisionTable:
         """As `Table.earliest`."""
         return _earliest(self.flag_at, self.clear_at)
 
-    def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
-        """As `Table.decide`; `total` counts changes."""
+    def running(self, evidence: Numbers) -> Numbers:
+        """As `Table.running`: the number of changes."""
+        changes: Numbers = evidence.cumsum(axis=1)
+        return changes
+
+    def decide(self, asked: int, value: Numbers, last: Numbers) -> NDArray[np.int8]:
+        """As `Table.decide`."""
         flag, clear = self.flag_at[asked - 1], self.clear_at[asked - 1]
-        decision = np.full(total.shape, CONTINUE, dtype=np.int8)
+        decision = np.full(value.shape, CONTINUE, dtype=np.int8)
         if flag is not None:
-            decision[total >= flag] = FLAG
+            decision[value >= flag] = FLAG
         if clear is not None:
-            decision[total <= clear] = CLEAR
+            decision[value <= clear] = CLEAR
         if self.after_change:
             decision[~last.astype(bool)] = CLEAR if asked == self.max_models else CONTINUE
         return decision
 
-    def cut(self, asked: int, total: Numbers) -> NDArray[np.int8]:
+    def cut(self, asked: int, value: Numbers) -> NDArray[np.int8]:
         """As `Table.cut`: against the share of changes that the last entries flag; none flags by `after_change`."""
         flag = None if self.after_change else self.flag_at[-1]
         if flag is None:
-            return np.full(total.shape, CLEAR, dtype=np.int8)
-        return np.where(total * self.max_models >= flag * asked, FLAG, CLEAR).astype(np.int8)
+            return np.full(value.shape, CLEAR, dtype=np.int8)
+        return np.where(value * self.max_models >= flag * asked, FLAG, CLEAR).astype(np.int8)
+
+    def evidence(self, asked: int, value: float) -> float:
+        """As `Table.evidence`: the label change rate."""
+        return value / asked
 
 
 @dataclass(frozen=True)
 class GradedTable:
     """For graded evidence. Entry n-1 is for n asked: a mean above `flag_above` flags, at most `clear_below` clears.
 
-    None: that many cannot decide so. The last entries are the same number, so that every frame is decided.
+    None: that many cannot decide so. The last entries are the same number, so that every frame is decided. `kinds`:
+    in a mixed pool, those of the members in the order in which they are asked; the largest of the kinds' means counts.
     """
 
     flag_above: tuple[float | None, ...]
     clear_below: tuple[float | None, ...]
+    kinds: Kinds | None = None
 
     @property
     def max_models(self) -> int:
@@ -115,23 +139,32 @@ class GradedTable:
         """As `Table.earliest`."""
         return _earliest(self.flag_above, self.clear_below)
 
-    def decide(self, asked: int, total: Numbers, last: Numbers) -> NDArray[np.int8]:
+    def running(self, evidence: Numbers) -> Numbers:
+        """As `Table.running`: the mean, or the largest of the kinds' means."""
+        return levels(evidence.astype(np.float64), self.kinds)
+
+    def decide(self, asked: int, value: Numbers, last: Numbers) -> NDArray[np.int8]:
         """As `Table.decide`."""
         del last
         flag, clear = self.flag_above[asked - 1], self.clear_below[asked - 1]
-        mean = total / asked
-        decision = np.full(total.shape, CONTINUE, dtype=np.int8)
+        decision = np.full(value.shape, CONTINUE, dtype=np.int8)
         if flag is not None:
-            decision[mean > flag] = FLAG
+            decision[value > flag] = FLAG
         if clear is not None:
-            decision[mean <= clear] = CLEAR
+            decision[value <= clear] = CLEAR
         return decision
 
-    def cut(self, asked: int, total: Numbers) -> NDArray[np.int8]:
+    def cut(self, asked: int, value: Numbers) -> NDArray[np.int8]:
         """As `Table.cut`: against the mean that the last entries flag above."""
+        del asked
         last = self.flag_above[-1]
         assert last is not None
-        return np.where(total / asked > last, FLAG, CLEAR).astype(np.int8)
+        return np.where(value > last, FLAG, CLEAR).astype(np.int8)
+
+    def evidence(self, asked: int, value: float) -> float:
+        """As `Table.evidence`."""
+        del asked
+        return value
 
 
 def _earliest(flag: Sequence[float | None], clear: Sequence[float | None]) -> int:
@@ -162,9 +195,13 @@ class SequentialTest:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self.models_used = 0
-        self.total = 0.0
+        self.said: list[float] = []
         self.decision = CONTINUE
+
+    @property
+    def models_used(self) -> int:
+        """Members counted."""
+        return len(self.said)
 
     def update(self, evidence: bool | float) -> int:
         """Count one member's evidence; CONTINUE (0), FLAG (1) or CLEAR (-1). Raises ValueError after a decision, or
@@ -173,10 +210,9 @@ class SequentialTest:
             raise ValueError("the test has decided already; start a new one for the next frame")
         if not 0 <= evidence <= 1:
             raise ValueError(f"expected evidence in [0, 1], got {evidence}")
-        self.models_used += 1
-        self.total += evidence
-        last = np.array([float(evidence)])
-        self.decision = int(self.table.decide(self.models_used, np.array([self.total]), last)[0])
+        self.said.append(float(evidence))
+        said = np.array([self.said])
+        self.decision = int(self.table.decide(self.models_used, self.table.running(said)[:, -1], said[:, -1])[0])
         return self.decision
 
 
@@ -191,11 +227,19 @@ def replay(table: Table, evidence: Numbers) -> tuple[NDArray[np.bool_], NDArray[
         raise ValueError(f"the table asks up to {table.max_models} models, the votes hold {members}")
     if not ((evidence >= 0) & (evidence <= 1)).all():
         raise ValueError("expected evidence in [0, 1]")
-    totals = evidence[:, : table.max_models].cumsum(axis=1)
-    decisions = np.stack([table.decide(n + 1, totals[:, n], evidence[:, n]) for n in range(table.max_models)], axis=1)
+    values = table.running(evidence[:, : table.max_models])
+    decisions = np.stack([table.decide(n + 1, values[:, n], evidence[:, n]) for n in range(table.max_models)], axis=1)
     used = (decisions != CONTINUE).argmax(axis=1) + 1
     flagged = decisions[np.arange(frames), used - 1] == FLAG
     return flagged, used
+
+
+def asked_as(table: Table, kinds: Kinds | None) -> Table:
+    """The table for members asked in an order of their kinds (M,) that is not the one it was made for: packs of a mixed
+    pool take turns as a whole."""
+    if not isinstance(table, GradedTable) or table.kinds is None or kinds is None:
+        return table
+    return replace(table, kinds=kinds[: table.max_models])
 
 
 def table_of(calibration: Calibration) -> Table:
@@ -204,5 +248,5 @@ def table_of(calibration: Calibration) -> Table:
     if c.evidence == "label" and c.flag_at is not None and c.clear_at is not None:
         return DecisionTable(c.flag_at, c.clear_at, c.after_change)
     if c.evidence == "graded" and c.flag_above is not None and c.clear_below is not None:
-        return GradedTable(c.flag_above, c.clear_below)
+        return GradedTable(c.flag_above, c.clear_below, c.kinds)
     raise ValueError(f"the calibration holds no table for {c.evidence} evidence")

@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import nn
 
-from pdtool.compress.hardening import Hardening, Kind
+from pdtool.artifacts import Kind
+from pdtool.compress.hardening import Hardening
 from pdtool.compress.original import Original
 from pdtool.compress.orthogonal import orthogonality
 from pdtool.compress.prune import Unit

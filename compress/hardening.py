@@ -3,15 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
 
+from pdtool.artifacts import Kind
 from pdtool.errors import UsageError
 
-__all__ = ["HARDENINGS", "KINDS", "Hardening", "Kind", "parse_hardening"]
+__all__ = ["HARDENINGS", "Hardening", "parse_hardening"]
 
-# "plain": as by `--recipe paper`; "hardened": on crafted images; "robust": attacked itself, too
-Kind = Literal["plain", "hardened", "robust"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over [0, 1), modulo 1
 
 
@@ -24,7 +21,7 @@ class Hardening:
     gradient steps. Against those on themselves: members are attacked while they are trained, by up to `robust` in every
     pixel. Before them a `parent` is trained so, the original with all of its channels: members are cut from it. Further
     away from the original: its gradients and theirs are kept `orthogonal`, layers get `fresh` weights. A pool may mix
-    `KINDS` of members.
+    kinds of members (`pdtool.artifacts.Kind`).
     """
 
     share: float = 0.5  # of every batch that is crafted

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pdtool.artifacts import Kind
 from pdtool.compress.contract import Task
-from pdtool.compress.hardening import Kind
 from pdtool.compress.member import Made, make_member
 from pdtool.compress.methods import METHODS
 from pdtool.devices.memory import give_back

@@ -61,7 +61,7 @@ class Recipe:
 # original too. Accuracy measured at rate 0.5: LeNet-5 on digits 0.990 and 0.992 (mean of 8); ResNet-18 of width 16 on
 # 43 traffic signs (original 0.960) 0.947 and 0.920, the latter in 1.6 times the time: imitation is no default. (With
 # batch norm as it was estimated up to November 2026, which made all of them worse; to be measured again.)
-# "hardened" sees attacked images for half of a batch: smaller batches, and more of them, made better members of CIFAR-10.
+# "hardened" sees attacked images for half of a batch: smaller batches, and more of them, made better members.
 RECIPES = {
     "train": Recipe(name="train", epochs=16),
     "paper": Recipe(name="paper", epochs=10),

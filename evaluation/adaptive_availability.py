@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pdtool.calibration.evidence import graded, shift_of
+from pdtool.calibration.kinds import Kinds, orders
 from pdtool.calibration.table import GradedTable, Table, replay
 from pdtool.decisions import Grading
 from pdtool.evaluation.adaptive_descent import descend, margins
@@ -56,6 +57,7 @@ def disturb(
     images: Tensor,
     labels: Tensor,
     *,
+    kinds: Kinds | None = None,
     goal: Goal,
     share: float,
     epsilon: float,
@@ -69,12 +71,12 @@ def disturb(
     Steps make `share` of the members change their label: those nearest to it; the others are held; `at_once` of them
     are asked a step. Of the original's label nothing is risked: where it leads by too little a step is for it alone.
     The iterate that the table, with members in random orders and evidence of its kind (`grading` for graded),
-    likes least is kept; the clean image where nothing is worse.
+    likes least is kept; the clean image where nothing is worse. `kinds` are those of the members of a mixed pool.
     """
     wanted = _nearest(members, images, labels, share)
     looks = {round(part * steps) for part in LOOKS}
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    orders = np.stack([rng.permutation(len(members)) for _ in range(JUDGED)])
+    judged = orders(len(members), kinds, JUDGED, rng)
 
     def look(x: Tensor, rows: Tensor, step: int, last: bool) -> tuple[Tensor, Tensor | None]:
         aims, won = labels[rows], wanted[rows]
@@ -95,7 +97,7 @@ def disturb(
             lead = margins(original(x), aims)
             cost = torch.stack([_undecided(margins(logits, aims), won[:, i]) for i, logits in enumerate(said)])
         evidence = _evidence(said, aims, -lead, grading, table)
-        missing = torch.from_numpy(1 - outcome(table, evidence, orders, goal)).float()
+        missing = torch.from_numpy(1 - outcome(table, evidence, judged, goal)).float()
         short = cost.mean(dim=0)  # decides between equal outcomes: less than the least difference of two
         left = JUDGED * table.max_models * missing + short / (1 + short)
         return torch.where(lead < -0.1 * LEAD, left, LOST + (lead + LEAD).clamp(max=LOST))

@@ -98,7 +98,7 @@ def soft_cost(against: Tensor, entropy: Tensor, table: Table) -> Tensor:
     by its temperature. For every n after which the table clears: the mean cross-entropy of those of the first n that
     must still be won, and the most that it takes not to be flagged before. With label evidence these are as many as
     must agree, the nearest first, without those won by `LEAD` logits; with graded evidence all n while their mean
-    evidence is too high. The cheapest n counts.
+    evidence is too high, in a mixed pool those of every kind whose is. The cheapest n counts.
     """
     costs = []
     before = torch.zeros_like(entropy[:, 0])
@@ -106,9 +106,9 @@ def soft_cost(against: Tensor, entropy: Tensor, table: Table) -> Tensor:
     evidence = 1 - torch.exp(-entropy)
     for n, (clears, flags) in enumerate(_bounds(table)[: entropy.shape[1]], start=1):
         if isinstance(table, GradedTable):
-            mean, whole = evidence[:, :n].mean(dim=1), entropy[:, :n].mean(dim=1)
-            clearing = None if clears is None else torch.where(mean > 0.9 * clears, whole, 0.0)
-            staying = None if flags is None else torch.where(mean > flags, whole, 0.0)
+            parts = [(evidence[:, own].mean(dim=1), entropy[:, own].mean(dim=1)) for own in _kinds(table, n)]
+            clearing = None if clears is None else _above(parts, 0.9 * clears)
+            staying = None if flags is None else _above(parts, flags)
         else:
             ranked = left[:, :n].sort(dim=1).values
             clearing = None if clears is None else _mean(ranked[:, : n - int(clears)])
@@ -130,6 +130,18 @@ def weighed(entropy: Tensor, margin: Tensor, grading: Grading | None) -> Tensor:
     entropy = entropy.clamp(min=1e-6)
     odds = entropy + torch.log(-torch.expm1(-entropy))
     return F.softplus(odds + grading.weight * F.relu(margin - grading.knee)[:, None])
+
+
+def _kinds(table: GradedTable, asked: int) -> list[list[int]]:
+    """The members asked whose means are compared, one list a kind."""
+    if table.kinds is None:
+        return [list(range(asked))]
+    return [[i for i in range(asked) if table.kinds[i] == kind] for kind in dict.fromkeys(table.kinds[:asked])]
+
+
+def _above(parts: Sequence[tuple[Tensor, Tensor]], bound: float) -> Tensor:
+    """The mean entropy (N,) of those parts whose mean evidence is above the bound, summed."""
+    return torch.stack([torch.where(mean > bound, whole, 0.0) for mean, whole in parts]).sum(dim=0)
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -167,8 +179,9 @@ def _cleared(against: Tensor, entropy: Tensor, table: Table) -> NDArray[np.bool_
     said = 1 - torch.exp(-entropy) if isinstance(table, GradedTable) else (against >= 0)
     evidence = said.double().numpy()
     decided = np.full(len(evidence), CONTINUE, dtype=np.int8)
-    for n in range(min(evidence.shape[1], table.max_models)):
-        now = table.decide(n + 1, evidence[:, : n + 1].sum(axis=1), evidence[:, n])
+    values = table.running(evidence[:, : table.max_models])
+    for n in range(values.shape[1]):
+        now = table.decide(n + 1, values[:, n], evidence[:, n])
         decided = np.where(decided == CONTINUE, now, decided)
     cleared: NDArray[np.bool_] = decided == CLEAR
     return cleared

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pdtool.calibration.table import Table, table_of
+from pdtool.calibration.kinds import Kinds, kinds_of
+from pdtool.calibration.table import Table
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
 from pdtool.decisions import Grading
@@ -45,6 +46,7 @@ class Stage:
     grading: Grading | None  # its temperatures in the order of `members`; None: label evidence
     original: nn.Module
     members: tuple[nn.Module, ...]
+    kinds: Kinds | None  # of `members`, in a mixed pool
     surrogates: tuple[nn.Module, ...]
     data: Dataset
     images: torch.Tensor
@@ -120,10 +122,11 @@ def open_stage(
             target=_target(opened, of, own, order, screener),
             of=of,
             screener=screener,
-            table=table_of(calibration),
+            table=screener.table,
             grading=None if given is None else replace(given, temperatures=tuple(scale_of[id] for id in order)),
             original=original,
             members=tuple(of.member(id).requires_grad_(False) for id in order),
+            kinds=kinds_of([member.kind for member in screener.residency.order]),
             surrogates=()
             if own is None
             else tuple(own.member(m.id).requires_grad_(False) for m in own.pool.members if m.used),

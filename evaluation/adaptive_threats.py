@@ -274,8 +274,8 @@ def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float,
                 pieces.append(
                     disturb(
                         stage.original, stage.members, stage.table, stage.grading, stage.images[rows],
-                        stage.labels[rows], goal=goal, share=share, epsilon=epsilon, steps=steps,
-                        at_once=plan.at_once, generator=generator,
+                        stage.labels[rows], kinds=stage.kinds, goal=goal, share=share, epsilon=epsilon,
+                        steps=steps, at_once=plan.at_once, generator=generator,
                     )
                 )  # fmt: skip
                 task.advance(len(pieces[-1]))

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from pdtool.calibration.compare import Compared, compare, every_rule
 from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.fit import parts
+from pdtool.calibration.kinds import orders
 from pdtool.calibration.latent import Latent, estimate, population
 from pdtool.calibration.promise import split
 from pdtool.calibration.response import Reach, Response, evidence_flagged, reach, respond, within
 from pdtool.calibration.table import Table, replay, table_of
+from pdtool.decisions import EvidenceKind
 from pdtool.runtime.calibrate import Calibrated
 
 __all__ = ["ORDERS", "Need", "Sessions", "Study", "study"]
@@ -117,7 +119,7 @@ def study(done: Calibrated, *, seed: int) -> Study:
             )
             for n in within(table)
         ),
-        sessions=_sessions(table, frames.evidence.take(check).of(c.evidence), rng),
+        sessions=_sessions(table, frames.evidence.take(check), c.evidence, rng),
         compared=compared,
         own=own,
     )
@@ -130,9 +132,10 @@ def _expected(latent: Latent, members: int) -> Floats:
     return shares
 
 
-def _sessions(table: Table, evidence: NDArray[np.bool_] | Floats, rng: np.random.Generator) -> Sessions:
+def _sessions(table: Table, evidence: Evidence, kind: EvidenceKind, rng: np.random.Generator) -> Sessions:
     """Replay frames (N, M) under many orders of the members, each the same for all frames."""
-    runs = [replay(table, evidence[:, rng.permutation(evidence.shape[1])]) for _ in range(ORDERS)]
+    said = evidence.of(kind)
+    runs = [replay(table, said[:, order]) for order in orders(said.shape[1], evidence.kinds, ORDERS, rng)]
     return Sessions(
         np.array([flagged.mean() for flagged, _ in runs]),
         np.array([used.mean() for _, used in runs]),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pdtool.calibration.kinds import Kinds, kinds_of, levels
 from pdtool.decisions import EvidenceKind, Grading, Verdict
 from pdtool.evaluation.metrics import relative_cost, run_macs
 from pdtool.images import Images
@@ -31,6 +32,7 @@ class Screened:
     verdicts: tuple[Verdict, ...]
     given: NDArray[np.int64]  # the exported original's label
     order: tuple[str, ...]  # the members' ids
+    kinds: Kinds | None  # theirs, in a mixed pool
     votes: NDArray[np.int64]  # (N, M) each member's label
     graded: NDArray[np.float64]  # (N, M) 1 - each member's probability of the original's label
     evidence: EvidenceKind  # what the calibration counts
@@ -61,9 +63,9 @@ class Screened:
         return rates
 
     def mean_graded(self, members: int | None = None) -> NDArray[np.float64]:
-        """Mean graded evidence of the first `members` asked, of all without."""
-        means: NDArray[np.float64] = self.graded[:, :members].mean(axis=1)
-        return means
+        """Mean graded evidence of the first `members` asked, of all without; in a mixed pool the largest of the kinds'
+        means."""
+        return levels(self.graded[:, :members], self.kinds)[:, -1]
 
     @property
     def cost(self) -> NDArray[np.float64]:
@@ -126,6 +128,7 @@ def screen_set(
         verdicts=verdicts,
         given=votes.original,
         order=tuple(member.id for member in asked),
+        kinds=kinds_of([member.kind for member in asked]),
         votes=votes.members[:, order],
         graded=votes.graded[:, order],
         evidence=calibration.evidence,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pdtool
-from pdtool.artifacts import Bundle, BundleModel, FileEntry, Parity, PoolModel, write_entry
+from pdtool.artifacts import Bundle, BundleModel, FileEntry, Kind, Parity, PoolModel, write_entry
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.devices.catalogue import Precision
 from pdtool.errors import GateError
@@ -87,7 +87,7 @@ def export_pool(
         paths = {entry.path: folder / entry.path for entry, _ in placed.values()}
         memory = measure_models(paths, size, batch=batch)
 
-        def bundle_model(name: str, source: PoolModel) -> BundleModel:
+        def bundle_model(name: str, source: PoolModel, kind: Kind | None = None) -> BundleModel:
             entry, part = placed[name]
             return BundleModel(
                 id=name,
@@ -101,6 +101,7 @@ def export_pool(
                 load_peak_bytes=memory[entry.path].load_peak_bytes,
                 run_bytes=memory[entry.path].run_bytes,
                 parity=exported[name][1],
+                kind=kind,
             )
 
         costs = {name: encode(pool.plan(model).costs) for name, model in models.items()}
@@ -113,7 +114,7 @@ def export_pool(
                 preprocessing=pool.pool.preprocessing,
                 classes=pool.pool.classes,
                 original=bundle_model(ORIGINAL, pool.pool.original),
-                members=tuple(bundle_model(member.id, member.model) for member in used),
+                members=tuple(bundle_model(member.id, member.model, member.kind) for member in used),
                 pack=count,
                 pack_ratio=ratio,
                 build=None if plans is None else replace(plans.options, precision=precision),

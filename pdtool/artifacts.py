@@ -17,13 +17,18 @@ from pdtool.files import sha256_bytes, write_atomic
 from pdtool.jsonform import JsonValue
 
 __all__ = [
-    "BACKENDS", "Backend", "BuildOptions", "Bundle", "BundleModel", "FileEntry", "LayerCost", "ModelCosts", "Parity",
-    "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "entry_of", "write_entry",
+    "BACKENDS", "KINDS", "Backend", "BuildOptions", "Bundle", "BundleModel", "FileEntry", "Kind", "LayerCost",
+    "ModelCosts", "Parity", "Plan", "Pool", "PoolMember", "PoolModel", "Preprocessing", "check_rate", "entry_of",
+    "write_entry",
 ]  # fmt: skip
 
 
 Backend = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+# What a member was trained against. "plain": as by `--recipe paper`; "hardened": attacks on the original; "robust": on
+# itself, too. From the easiest to fool to the hardest.
+Kind = Literal["plain", "hardened", "robust"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def check_rate(name: str, value: float) -> None:
@@ -144,7 +149,7 @@ class PoolMember:
     channel_rate: float  # achieved share of removed channels, all prunable layers together
     weight_rate: float  # achieved share of removed or zero weights, all convolutions and linear layers together
     parameter_rate: float  # achieved share of removed parameters
-    kind: Literal["plain", "hardened", "robust"] | None = None  # in a hardened pool: what it was trained against
+    kind: Kind | None = None  # in a hardened pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +210,7 @@ class BundleModel:
     load_peak_bytes: int  # most memory it holds while loading
     run_bytes: int  # what running `measured_batch` images takes on top, out of the scratch that all models share
     parity: Parity
+    kind: Kind | None = None  # of a member of a hardened pool
 
 
 @dataclass(frozen=True, kw_only=True)

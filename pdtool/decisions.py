@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pdtool.artifacts import BACKENDS, check_rate
+from pdtool.artifacts import BACKENDS, Kind, check_rate
 
 __all__ = ["AtCap", "Calibration", "Decision", "EvidenceKind", "Grading", "Rule", "Verdict"]
 
@@ -38,7 +38,8 @@ class Calibration:
 
     Entry n-1 is for n members asked, None where that many cannot decide. With `label` evidence `flag_at` is the
     smallest number of label changes that flags, `clear_at` the largest that clears. With `graded` evidence a mean
-    evidence above `flag_above` flags, one of at most `clear_below` clears. The last entry always decides.
+    evidence above `flag_above` flags, one of at most `clear_below` clears. In a mixed pool that is the largest of the
+    kinds' means (`kinds`). The last entry always decides.
     """
 
     FORMAT: ClassVar[str] = "pdtool.calibration/1"
@@ -60,6 +61,7 @@ class Calibration:
     temperatures: tuple[float, ...] | None  # of the members, in the bundle's order, for graded evidence
     margin_weight: float = 0.0  # of the original's margin in graded evidence (`Grading`)
     margin_knee: float = 0.0
+    kinds: tuple[Kind, ...] | None = None  # of a mixed pool, graded evidence: entry n-1 of the n-th member asked
     adversarial: Literal["assumed", "measured"]  # what the test was designed against, and `power` belongs to
     power: float  # share of those adversarial frames that it flags
     clean_lcr: float  # mean label change rate of the clean images it was fitted on (zeta_h)
@@ -93,6 +95,7 @@ class Calibration:
             raise ValueError("after_change belongs to label evidence")
         if self.evidence == "label":
             _check_absent(self.flag_above, self.clear_below, self.temperatures)
+            _check_absent(self.kinds)
             if self.margin_weight or self.margin_knee:
                 raise ValueError("a margin belongs to graded evidence")
             _check_counts(self.max_models, *_given(self.flag_at, self.clear_at, "flag_at and clear_at"))
@@ -104,6 +107,8 @@ class Calibration:
                 raise ValueError("graded evidence needs a temperature from 0.001 to 1000 for every member")
             if not 0 <= self.margin_weight <= 1e3 or not 0 <= self.margin_knee <= 1e6:
                 raise ValueError("margin_weight should lie in 0..1000 and margin_knee in 0..1e6")
+            if self.kinds is not None and len(self.kinds) != self.max_models:
+                raise ValueError(f"kinds should be those of max_models = {self.max_models} members")
         if len(self.models_clean) != self.max_models or abs(sum(self.models_clean) - 1) > 1e-3:
             raise ValueError(f"models_clean should be max_models = {self.max_models} shares that sum to 1")
 
@@ -125,7 +130,8 @@ class Verdict:
     """What was decided about one frame.
 
     `label` is the original's class name (None when no model ran); `changes` of the `models_used` members asked
-    disagreed; `evidence` is the mean of what they said (label change rate, or graded evidence); `corrected_label` is
+    disagreed; `evidence` is the mean of what they said (label change rate, or graded evidence; in a mixed pool that of
+    the kind whose is largest); `corrected_label` is
     the most frequent label among them for a flagged frame. An `unscreened` frame carries a `reason` and promises
     nothing; so does one that was decided early because its time ran out.
     """

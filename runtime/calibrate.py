@@ -155,4 +155,5 @@ def _attacked(opened: OpenBundle, files: Sequence[Path], grading: Grading, provi
         np.concatenate([part.changed for part in parts]),
         np.concatenate(known),
         np.concatenate(shifts) if shifts else None,
+        parts[0].kinds,
     )

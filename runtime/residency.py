@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pdtool.artifacts import BundleModel
+from pdtool.calibration.kinds import kinds_of, orders
 from pdtool.errors import GateError
 from pdtool.runtime.ahead import Ahead
 from pdtool.runtime.engine import Engine
@@ -194,9 +195,16 @@ class Residency:
 
 
 def draw_order(rng: np.random.Generator, members: Sequence[BundleModel]) -> list[int]:
-    """A random order of the members, by index, in which those of one file stay together."""
+    """A random order of the members, by index, in which those of one file stay together.
+
+    In a mixed pool files take turns by the kind of their first member (`pdtool.calibration.kinds.turns`).
+    """
     files: dict[str, list[int]] = {}
     for i, member in enumerate(members):
         files.setdefault(member.file.path, []).append(i)
     groups = list(files.values())
-    return [int(i) for k in rng.permutation(len(groups)) for i in rng.permutation(groups[k])]
+    if kinds_of([member.kind for member in members]) is None:
+        drawn = rng.permutation(len(groups))
+    else:
+        drawn = orders(len(groups), kinds_of([members[group[0]].kind for group in groups]), 1, rng)[0]
+    return [int(i) for k in drawn for i in rng.permutation(groups[k])]

@@ -10,7 +10,8 @@ from types import TracebackType
 import numpy as np
 
 from pdtool.artifacts import BundleModel
-from pdtool.calibration.table import CONTINUE, FLAG, table_of
+from pdtool.calibration.kinds import kinds_of, turns
+from pdtool.calibration.table import CONTINUE, FLAG, asked_as, table_of
 from pdtool.decisions import Calibration, Verdict
 from pdtool.devices.memory import parse_bytes
 from pdtool.errors import InputError, UsageError
@@ -51,7 +52,7 @@ class Screener:
         self._time = time_budget
         self.opened = opened
         self.calibration = calibration
-        self._table = table_of(calibration)
+        self.table = table_of(calibration)  # of this session: with the kinds in the order in which members are asked
         scales = calibration.temperatures
         self._scales = dict(zip([m.id for m in bundle.members], scales, strict=True)) if scales else None
         self._size = size_of(bundle.preprocessing)
@@ -111,6 +112,9 @@ class Screener:
                 f"{bundle}: its calibration has {len(scales)} temperatures for {len(opened.bundle.members)} members; "
                 f"calibrate it again"
             )
+        kinds = kinds_of([member.kind for member in opened.bundle.members])
+        if opened.calibration.kinds not in (None, kinds and turns(kinds)[: opened.calibration.max_models]):
+            raise InputError(f"{bundle}: its calibration is for members of other kinds; calibrate it again")
         gpu = opened.calibration.engines.split()[0]
         if budget is not None and gpu in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
             raise UsageError(f"{gpu} does not say what models take on the GPU: leave the memory budget out")
@@ -138,7 +142,7 @@ class Screener:
             everything=needed.everything,
             members=len(self.residency.members),
             stays=self.residency.stays(),
-            max_models=self._table.max_models,
+            max_models=self.table.max_models,
             expected_models_clean=self.calibration.expected_models_clean,
             expected_loads_clean=expected_loads(self.residency, self.calibration.models_clean, rotate=self._rotate),
         )
@@ -207,6 +211,7 @@ class Screener:
 
     def _draw_order(self) -> None:
         self.residency.set_order(draw_order(self._rng, self.residency.members))
+        self.table = asked_as(self.table, kinds_of([member.kind for member in self.residency.order]))
 
     def _fitted(self, frame: Frame) -> Frame:
         """The frame with its picture in the input's size, or without one and the reason why."""
@@ -270,7 +275,7 @@ class Screener:
         return ask(
             batch,
             self.residency,
-            self._table,
+            self.table,
             classes=len(self._classes),
             scales=self._scales,
             grading=self.calibration.grading,

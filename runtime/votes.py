@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdtool.calibration.evidence import Evidence, fit_grading, fit_temperature, log_odds, margins, shift_of, shifted
+from pdtool.calibration.kinds import Kinds, kinds_of
 from pdtool.decisions import Grading
 from pdtool.errors import InputError
 from pdtool.images import Images, as_input, size_of
@@ -23,7 +24,8 @@ __all__ = ["Votes", "collect_votes"]
 class Votes:
     """Labels as class indices: the original's (N,) and each member's (N, M), members in the bundle's order.
 
-    `graded` (N, M) and `grading` where that was given or fitted; `shift` (N,) where that weighs the original's margin.
+    `graded` (N, M) and `grading` where that was given or fitted; `shift` (N,) where that weighs the original's margin;
+    `kinds` (M,) of a mixed pool.
     """
 
     original: NDArray[np.int64]
@@ -31,11 +33,12 @@ class Votes:
     graded: NDArray[np.float64] | None = None
     grading: Grading | None = None
     shift: NDArray[np.float64] | None = None
+    kinds: Kinds | None = None
 
     @property
     def evidence(self) -> Evidence:
         """What the members say against the original's labels."""
-        return Evidence(self.members != self.original[:, None], self.graded, self.shift)
+        return Evidence(self.members != self.original[:, None], self.graded, self.shift, self.kinds)
 
 
 def collect_votes(
@@ -74,6 +77,7 @@ def _votes(
     advance: Callable[[int], None],
 ) -> Votes:
     logits_of = _logits(opened, images, provider, advance)
+    kinds = kinds_of([member.kind for member in opened.bundle.members])
     first = next(logits_of)
     original, margin = first.argmax(axis=1), margins(first)
     labels, odds, scales = [], [], []
@@ -83,14 +87,14 @@ def _votes(
             scales.append(grading.temperatures[i] if grading else fit_temperature(logits[fit_on], original[fit_on]))
             odds.append(log_odds(logits, original, scales[-1]))
     if not odds:
-        return Votes(original, np.stack(labels, axis=1))
+        return Votes(original, np.stack(labels, axis=1), kinds=kinds)
     against = np.stack(odds, axis=1)
     if grading is None:
         grading = Grading(temperatures=tuple(scales))
         if weigh:
             grading = fit_grading(against[fit_on], grading.temperatures, margin[fit_on])
     shift = shift_of(grading, margin)
-    return Votes(original, np.stack(labels, axis=1), shifted(against, shift), grading, shift)
+    return Votes(original, np.stack(labels, axis=1), shifted(against, shift), grading, shift, kinds)
 
 
 def _logits(

@@ -96,7 +96,8 @@ def ask(
     labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
     shift = None if grading is None else shift_of(grading, margins(np.where(np.isfinite(logits), logits, 0.0)))
     answers = [Answer(int(label), np.zeros(classes, dtype=np.int64)) for label in labels]
-    changes, total = np.zeros(len(batch), dtype=np.int64), np.zeros(len(batch))
+    changes, value = np.zeros(len(batch), dtype=np.int64), np.zeros(len(batch))
+    heard = np.zeros((len(batch), table.max_models))  # evidence (N, M), members in the order in which they were asked
     undecided, slowest = np.flatnonzero(labels >= 0), 0.0
     for n, member in enumerate(residency.order[: table.max_models], start=1):
         if len(undecided) == 0:
@@ -108,8 +109,8 @@ def ask(
             for i in undecided:
                 answers[i].late, answers[i].used = True, n - 1
             if budget.late == "decide" and n > 1:
-                decisions = table.cut(n - 1, total[undecided])
-                _settle(answers, undecided, decisions, n - 1, changes, total, 1e3 * (now - started))
+                decisions = table.cut(n - 1, value[undecided])
+                _settle(answers, undecided, decisions, n - 1, table, changes, value, 1e3 * (now - started))
             break
         try:
             logits = models.logits(member, undecided)
@@ -126,10 +127,11 @@ def ask(
             rows = undecided[finite]
             more = None if shift is None else shift[rows]
             said[finite] = graded(logits[finite], labels[rows], scales[member.id], more)
-        total[undecided] += said
+        heard[undecided, n - 1] = said
+        value[undecided] = table.running(heard[undecided, :n])[:, -1]
         for i, vote in zip(undecided[finite], votes[finite], strict=True):
             answers[i].votes[vote] += 1
-        decisions = table.decide(n, total[undecided], said)
+        decisions = table.decide(n, value[undecided], said)
         elapsed = 1e3 * (time.perf_counter() - started)
         if budget is not None and elapsed > budget.ms + TICK:  # the member took longer than was foreseen
             for i in undecided[decisions != CONTINUE]:
@@ -137,7 +139,7 @@ def ask(
             if budget.late == "unscreened":
                 undecided = undecided[decisions == CONTINUE]
                 continue
-        _settle(answers, undecided, decisions, n, changes, total, elapsed)
+        _settle(answers, undecided, decisions, n, table, changes, value, elapsed)
         undecided = undecided[decisions == CONTINUE]
     residency.prefetch(0)
     return answers
@@ -208,8 +210,9 @@ def _settle(
     rows: NDArray[np.int64],
     decisions: NDArray[np.int8],
     asked: int,
+    table: Table,
     changes: NDArray[np.int64],
-    total: NDArray[np.float64],
+    value: NDArray[np.float64],
     elapsed: float,
 ) -> None:
     """Write down what was decided after `asked` members."""
@@ -217,5 +220,5 @@ def _settle(
         if decision != CONTINUE:
             answer = answers[i]
             answer.decision, answer.used, answer.changes = int(decision), asked, int(changes[i])
-            answer.evidence = float(total[i]) / asked
+            answer.evidence = table.evidence(asked, float(value[i]))
             answer.latency_ms = elapsed

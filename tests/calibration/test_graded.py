@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pdtool.calibration.evidence import Evidence
 from pdtool.calibration.exact import rates
 from pdtool.calibration.graded import graded_sequence
 from pdtool.calibration.latent import Latent, estimate
@@ -24,6 +25,10 @@ def many(evidence, rng):
     return rng.permuted(np.repeat(evidence, 20, axis=0), axis=1)
 
 
+def said(evidence):
+    return Evidence(evidence > 0.5, evidence)
+
+
 def measured(table, clean, adversarial):
     """False alarms, power and mean members on recorded evidence."""
     flagged, used = replay(table, clean)
@@ -37,7 +42,7 @@ def test_the_tables_do_on_the_frames_what_they_were_chosen_for(frames, members):
     clean, adversarial = (each.known() for each in frames)
     before = 0.0
     for level in LEVELS:
-        (table,) = graded_sequence(clean, adversarial, members, [level], rng)
+        (table,) = graded_sequence(frames[0], frames[1], members, [level], rng)
         assert table.max_models == members
         assert table.flag_above[-1] == table.clear_below[-1]
         fpr, power, models = measured(table, many(clean, rng), many(adversarial, rng))
@@ -53,7 +58,7 @@ def test_fewer_members_than_asking_all_at_the_same_rates(frames):
     rng = np.random.default_rng(2)
     clean, adversarial = (many(each.known(), rng) for each in frames)
     for level in LEVELS[1:]:
-        (table,) = graded_sequence(frames[0].known(), frames[1].known(), 12, [level], rng)
+        (table,) = graded_sequence(frames[0], frames[1], 12, [level], rng)
         fpr, power, models = measured(table, clean, adversarial)
         bound = float(np.quantile(clean.mean(axis=1), 1 - fpr, method="higher"))
         fixed = GradedTable((*[None] * 11, bound), (*[None] * 11, bound))
@@ -71,7 +76,7 @@ def test_graded_evidence_decides_with_fewer_members_than_label_changes(frames):
     options = [
         measured(table, *(many(each.known(), rng) for each in both))
         for level in np.linspace(0.02, 0.1, 9)
-        for table in graded_sequence(both[0].known(), both[1].known(), 12, [level], rng)
+        for table in graded_sequence(both[0], both[1], 12, [level], rng)
     ]
     assert any(f <= fpr + 0.005 and p >= power - 0.005 and m < 0.9 * models for f, p, m in options)
 
@@ -85,7 +90,7 @@ def test_evidence_that_is_the_label_change_gives_the_tables_of_label_changes():
     )
     given = problem(truth[0], truth[1], 6)
     for level in (0.03, 0.1):
-        (bounds,) = graded_sequence(clean, adversarial, 6, [level], rng)
+        (bounds,) = graded_sequence(said(clean), said(adversarial), 6, [level], rng)
         table = as_counts(bounds)
         fpr, models = (getattr(rates(given.clean, *table), what)[0] for what in ("flag", "models"))
         power = rates(given.adversarial, *table).flag[0]
@@ -115,8 +120,8 @@ def counts(table: DecisionTable):
 def test_so_few_members_on_average_as_asked_for(frames):
     rng = np.random.default_rng(5)
     clean, adversarial = (each.known() for each in frames)
-    (free,) = graded_sequence(clean, adversarial, 12, [0.1], rng)
-    (frugal,) = graded_sequence(clean, adversarial, 12, [0.1], rng, mean_models=1.3)
+    (free,) = graded_sequence(frames[0], frames[1], 12, [0.1], rng)
+    (frugal,) = graded_sequence(frames[0], frames[1], 12, [0.1], rng, mean_models=1.3)
     both = [many(each, rng) for each in (clean, adversarial)]
     assert measured(frugal, *both)[2] <= 1.3 * 1.05 < measured(free, *both)[2]
     assert measured(frugal, *both)[1] < measured(free, *both)[1]
@@ -132,14 +137,13 @@ def test_one_odd_bin_does_not_condemn_all_above_it():
     adversarial = np.clip(
         np.repeat(rng.choice([0.31, 0.9], (300, 1)), 8, axis=1) + rng.normal(0, 0.004, (300, 8)), 0, 1
     )
-    (table,) = graded_sequence(clean, adversarial, 8, [0.02], rng)
+    (table,) = graded_sequence(said(clean), said(adversarial), 8, [0.02], rng)
     fpr, power, _ = measured(table, many(clean, rng), many(adversarial, rng))
     assert fpr <= 0.03
     assert power > 0.2
 
 
 def test_the_same_seed_gives_the_same_bounds(frames):
-    clean, adversarial = (each.known() for each in frames)
-    one, two = (list(graded_sequence(clean, adversarial, 5, LEVELS, np.random.default_rng(9))) for _ in range(2))
+    one, two = (list(graded_sequence(frames[0], frames[1], 5, LEVELS, np.random.default_rng(9))) for _ in range(2))
     assert one == two
     assert one

@@ -89,10 +89,9 @@ def test_every_frame_is_decided_alike_by_the_three_forms(name, members, fits, ma
     for table in tables:
         assert table.max_models <= members
         flagged, used = replay(table, evidence)
-        total, left = np.zeros(len(evidence)), np.arange(len(evidence))
+        left = np.arange(len(evidence))
         for n in range(1, table.max_models + 1):
-            total[left] += evidence[left, n - 1]
-            decision = table.decide(n, total[left], evidence[left, n - 1])
+            decision = table.decide(n, table.running(evidence[left, :n])[:, -1], evidence[left, n - 1])
             decided = left[decision != CONTINUE]
             assert (used[decided] == n).all()
             assert (flagged[decided] == (decision[decision != CONTINUE] == FLAG)).all()

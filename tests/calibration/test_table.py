@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from pdtool.artifacts import KINDS
 from pdtool.calibration.table import CLEAR, CONTINUE, FLAG, DecisionTable, GradedTable, SequentialTest, Table, replay
 
 
@@ -19,7 +20,7 @@ def random_counts(rng, members, after_change=False):
     return DecisionTable(tuple(flags), tuple(clears), after_change)
 
 
-def random_means(rng, members):
+def random_means(rng, members, mixed=False):
     """Any table for graded evidence; some of its bounds lie exactly on means that occur."""
     above, below = [], []
     for n in range(1, members + 1):
@@ -27,7 +28,8 @@ def random_means(rng, members):
         above.append(float(high) if rng.random() < 0.6 else None)
         below.append(float(low) if rng.random() < 0.6 else None)
     last = float(rng.random())
-    return GradedTable((*above[:-1], last), (*below[:-1], last))
+    kinds = tuple(rng.choice(KINDS, members)) if mixed else None
+    return GradedTable((*above[:-1], last), (*below[:-1], last), kinds)
 
 
 def random_evidence(rng, table, frames):
@@ -45,6 +47,7 @@ def tables(count, seed):
         yield rng, random_counts(rng, members)
         yield rng, random_counts(rng, members, after_change=True)
         yield rng, random_means(rng, members)
+        yield rng, random_means(rng, members, mixed=True)
 
 
 def one_by_one(table: Table, votes) -> tuple[bool, int]:
@@ -59,10 +62,9 @@ def one_by_one(table: Table, votes) -> tuple[bool, int]:
 def in_waves(table: Table, evidence):
     """As the device does it: member after member, each on the frames that are still open."""
     flagged, used = np.zeros(len(evidence), dtype=bool), np.zeros(len(evidence), dtype=np.int64)
-    total, left = np.zeros(len(evidence)), np.arange(len(evidence))
+    left = np.arange(len(evidence))
     for n in range(1, table.max_models + 1):
-        total[left] += evidence[left, n - 1]
-        decision = table.decide(n, total[left], evidence[left, n - 1])
+        decision = table.decide(n, table.running(evidence[left, :n])[:, -1], evidence[left, n - 1])
         done = decision != CONTINUE
         flagged[left[done]], used[left[done]] = decision[done] == FLAG, n
         left = left[~done]

@@ -34,6 +34,7 @@ def _screened(name: str, given: NDArray[np.int64], source: NDArray[np.int64], fl
         verdicts=(verdict,) * count,
         given=given,
         order=tuple(f"m{i}" for i in range(MEMBERS)),
+        kinds=None,
         votes=rng.integers(0, 3, (count, MEMBERS)),
         graded=rng.random((count, MEMBERS)),
         evidence="label",

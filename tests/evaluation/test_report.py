@@ -91,6 +91,7 @@ def _screened(name: str, given: list[int], truth: list[int], flagged: list[bool]
         verdicts=verdicts,
         given=np.array(given),
         order=tuple(f"m{i:03d}" for i in range(9)),
+        kinds=None,
         votes=np.where(changes, (labels + 1) % 3, labels),
         graded=np.where(changes, 0.8, 0.1) + rng.random((count, 9)) / 10,
         evidence="label",
