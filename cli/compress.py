@@ -69,8 +69,8 @@ def compress(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Training: paper (the default), distilled (imitate the original), or hardened (on attacks on the "
-            "original, too)."
+            help="Training: hardened (on attacks, too; the default of random-channel and l1-norm), paper (on the data "
+            "alone; the others'), or distilled (imitate the original)."
         ),
     ] = None,
     hardening: Annotated[
@@ -105,7 +105,7 @@ def compress(
     set_quiet(quiet)
     from pdtool.compress.cluster import check_cluster
     from pdtool.compress.cluster import cluster as workers
-    from pdtool.compress.hardening import HARDENINGS, parse_hardening
+    from pdtool.compress.hardening import HARDENINGS, hardening_for, parse_hardening
     from pdtool.compress.making import here
     from pdtool.compress.methods import check_options, method_named
     from pdtool.compress.plan import plan_pool
@@ -119,7 +119,7 @@ def compress(
             "--device names a board that the pool should fit, for --dry-run and --report; where to train: --train-on"
         )
     board = find(device) if device is not None else None
-    single = method_named(method).single
+    single, inherits = method_named(method).single, method_named(method).inherits
     training = {
         "epochs": epochs is not None,
         "recipe": recipe is not None,
@@ -129,8 +129,8 @@ def compress(
     check_options(method, [name for name, given in training.items() if given])
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
-    tuning = RECIPES[recipe or "paper"]
-    hard = HARDENINGS.get(tuning.name)
+    tuning = RECIPES[recipe or ("hardened" if inherits else "paper")]
+    hard = hardening_for(tuning.name, inherits=inherits)
     if hardening and hard is None:
         raise UsageError(f"--hardening goes with --recipe {' or '.join(HARDENINGS)}, not with {tuning.name}")
     if hard is not None:

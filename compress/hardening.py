@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pdtool.artifacts import Kind
 from pdtool.errors import UsageError
 
-__all__ = ["HARDENINGS", "Hardening", "parse_hardening"]
+__all__ = ["HARDENINGS", "Hardening", "hardening_for", "parse_hardening"]
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over [0, 1), modulo 1
 
@@ -92,11 +92,18 @@ class Hardening:
         return "robust" if self.robust > 0 and place >= 1 - self.robust_members else "hardened"
 
 
-HARDENINGS = {"hardened": Hardening()}  # recipe -> what goes with it
+HARDENINGS = {"hardened": Hardening(robust=6 / 255, robust_members=0.5, parent=6)}  # recipe -> what goes with it
+
+
+def hardening_for(recipe: str, *, inherits: bool) -> Hardening | None:
+    """What goes with a recipe, None where members are not hardened. Those that do not begin with the original's weights
+    (`inherits`) have no parent, and without one to begin with they learn too little when attacked themselves."""
+    return None if recipe not in HARDENINGS else HARDENINGS[recipe] if inherits else Hardening()
 
 
 def parse_hardening(texts: Iterable[str], base: Hardening) -> Hardening:
-    """`base` with the settings of `NAME=VALUE[,NAME=VALUE...]`; a value may be a fraction.
+    """`base` with the settings of `NAME=VALUE[,NAME=VALUE...]`; a value may be a fraction. With `robust=0` members are
+    of no other kind than without it: `robust_members` goes back to its default where it is not given.
 
     Raises UsageError for an unknown name or a value that is no number of its range.
 
@@ -110,6 +117,8 @@ def parse_hardening(texts: Iterable[str], base: Hardening) -> Hardening:
         if name not in whole:
             raise UsageError(f"hardening has no setting {name!r}; it takes {', '.join(whole)}")
         given[name] = _number(value, part, whole=whole[name])
+    if given.get("robust") == 0 and "robust_members" not in given:
+        given["robust_members"] = Hardening.robust_members
     return replace(base, **given)  # type: ignore[arg-type]  # whole numbers where they should be
 
 

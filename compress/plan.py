@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -112,14 +113,17 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     macs, lengths, parameters = zip(*sizes, strict=True)
     typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
     finish = _finish(ready, request, typical)
-    timed, notes = _timed(ready, request, typical)
+    by_kind = [_timed(ready, request, typical, own) for own in _kinds(request)]
+    notes = tuple(note for kind in by_kind for note in kind.notes)
     steps, once = ready.method.steps(task), once + crafting + _parent(ready)
 
-    def whole(step: float) -> float:
-        return round(once + scouts * (start + steps * step) + request.members * (start + steps * step + finish), 3)
+    def whole(name: Literal["mean", "least", "most"]) -> float:
+        seconds = once + request.members * (start + finish)
+        seconds += sum(kind.members * steps * getattr(kind.step, name) for kind in by_kind)
+        if scouts:  # hardened, as the members of a pool that says nothing else
+            seconds += scouts * (start + steps * getattr(by_kind[0].step, name))
+        return round(float(seconds), 3)
 
-    low, high = np.quantile(timed or [0.0], [0.1, 0.9])
-    mean = np.clip(timed or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
     parameters_in_all = costs.parameters + round(request.members * float(np.mean(parameters)))
     return PoolPlan(
         model=str(the.spec),
@@ -138,12 +142,8 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
         parameters=parameters_in_all,
         board=None if board is None else fits_board(parameters_in_all, board),
         steps=steps,
-        timed=len(timed),
-        seconds=Spread(
-            mean=whole(float(mean)),
-            least=whole(float(low)),
-            most=whole(float(high)),
-        ),
+        timed=sum(kind.timed for kind in by_kind),
+        seconds=Spread(mean=whole("mean"), least=whole("least"), most=whole("most")),
         notes=(*ready.notes, *notes),
     )
 
@@ -237,9 +237,29 @@ def _finish(ready: Prepared, request: PoolRequest, index: int) -> float:
     return time.perf_counter() - begun + norms * ((task.settings.rounds or 1) - 1)
 
 
-def _timed(ready: Prepared, request: PoolRequest, first: int) -> tuple[list[float], tuple[str, ...]]:
-    """Seconds of steps, of member `first` and, where it has few, of others; and what went wrong with them."""
-    steps = request.members * ready.method.steps(ready.task)
+@dataclass(frozen=True)
+class _Timed:
+    """Seconds of the steps of so many members, from `timed` of them; and what went wrong with them."""
+
+    members: int
+    timed: int
+    step: Spread
+    notes: tuple[str, ...]
+
+
+def _kinds(request: PoolRequest) -> list[list[int]]:
+    """The members by index, those of one kind together: their steps take as long."""
+    kinds: dict[str, list[int]] = {}
+    for index in range(request.members):
+        kind = "plain" if request.hardening is None else request.hardening.kind(index)
+        kinds.setdefault(kind, []).append(index)
+    return list(kinds.values())
+
+
+def _timed(ready: Prepared, request: PoolRequest, typical: int, own: Sequence[int]) -> _Timed:
+    """Steps of a member of `own`, the `typical` one if it is one of them, and where it has few, of others."""
+    first = typical if typical in own else own[0]
+    steps = len(own) * ready.method.steps(ready.task)
     warm = WARM if ready.recipe and steps > 2 * WARM else 0  # a method that does not train has a step a member
     taken, notes = list[float](), list[str]()
     begun = last = time.perf_counter()
@@ -256,7 +276,7 @@ def _timed(ready: Prepared, request: PoolRequest, first: int) -> tuple[list[floa
             raise _Enough
 
     try:
-        for index in chain([first], (index for index in range(request.members) if index != first)):
+        for index in chain([first], (index for index in own if index != first)):
             net, before = _draft(ready, request, index).net, len(taken)
             last = time.perf_counter()
             try:
@@ -268,7 +288,9 @@ def _timed(ready: Prepared, request: PoolRequest, first: int) -> tuple[list[floa
         if not taken:
             taken.append(time.perf_counter() - last)
             notes.append(f"a step took more than {AT_MOST:.0f} s: the time is the least that it can take")
-    return taken, tuple(notes)
+    low, high = np.quantile(taken or [0.0], [0.1, 0.9])
+    mean = np.clip(taken or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
+    return _Timed(len(own), len(taken), Spread(mean=float(mean), least=float(low), most=float(high)), tuple(notes))
 
 
 class _Enough(Exception):

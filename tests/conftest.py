@@ -51,9 +51,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         weights, pool = str(folder / "weights.safetensors"), str(folder / "pool")
+        made = ("--weights", weights, "--data", "digits", "--members", "8")
         for command in (
             ["train", "--model", "lenet5", "--data", "digits", "--out", weights, "--quiet"],
-            ["compress", "--weights", weights, "--data", "digits", "--members", "8", "--out", pool, "--quiet"],
+            ["compress", "--recipe", "paper", *made, "--out", pool, "--quiet"],
         ):
             app(command, standalone_mode=False)
         export_pool(folder / "pool", folder / "plain")

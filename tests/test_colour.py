@@ -51,7 +51,7 @@ def signs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpack(shared_data / "gtsrb-original-tracks-public.tar.gz", folder / "camera", every=3)
     weights, pool, bundle = folder / "weights.safetensors", folder / "pool", folder / "bundle"
     pdtool("train", "--model", "resnet18:width=4", "--data", train, "--epochs", 4, "--out", weights)
-    made_of = ("--members", MEMBERS, "--rate", 0.5, "--epochs", 2, "--max-drop", 0.5)
+    made_of = ("--recipe", "paper", "--members", MEMBERS, "--rate", 0.5, "--epochs", 2, "--max-drop", 0.5)
     pdtool("compress", "--weights", weights, "--data", train, *made_of, "--out", pool)
     pdtool("export", pool, "--out", bundle)
     pdtool("calibrate", bundle, "--data", f"{test}#1/2", "--accept-miss")

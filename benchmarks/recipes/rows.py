@@ -37,23 +37,25 @@ class Row:
         return ("--evidence", "margin")
 
 
-def _hard(settings: str = "") -> tuple[str, ...]:
-    return ("--recipe", "hardened", *(("--hardening", settings) if settings else ()))
+def _hard(settings: str = "", *, parent: int = 0, robust: str = "0") -> tuple[str, ...]:
+    """All that the rows differ in, written out: they stay what they are when a default changes."""
+    given = ",".join(filter(None, (f"parent={parent},robust={robust}", settings)))
+    return ("--recipe", "hardened", "--hardening", given)
 
 
 ROWS = (
     Row("paper", "fine-tuned, as in the papers", ("--recipe", "paper")),
     Row("hardened", "on attacks on the original", _hard()),
-    Row("parent", "... cut from a hardened parent", _hard("parent=6")),
-    Row("robust-4", "... and attacked themselves, 4/255", _hard("parent=6,robust=4/255")),
-    Row("robust-6", "... and attacked themselves, 6/255", _hard("parent=6,robust=6/255")),
-    Row("mixed", "half of them so, 6/255", _hard("parent=6,robust=6/255,robust_members=0.5")),
-    Row("robust-8", "... and attacked themselves, 8/255", _hard("parent=6,robust=8/255"), 2, ablation=True),
-    Row("robust-6-no-parent", "attacked themselves, no parent", _hard("robust=6/255"), 2, ablation=True),
+    Row("parent", "... cut from a hardened parent", _hard(parent=6)),
+    Row("robust-4", "... and attacked themselves, 4/255", _hard(parent=6, robust="4/255")),
+    Row("robust-6", "... and attacked themselves, 6/255", _hard(parent=6, robust="6/255")),
+    Row("mixed", "half of them so, 6/255", _hard("robust_members=0.5", parent=6, robust="6/255")),
+    Row("robust-8", "... and attacked themselves, 8/255", _hard(parent=6, robust="8/255"), 2, ablation=True),
+    Row("robust-6-no-parent", "attacked themselves, no parent", _hard(robust="6/255"), 2, ablation=True),
     Row(
         "robust-6-large",
         "... 6/255, at rate 0.3",
-        (*_hard("parent=6,robust=6/255"), "--rate", "0.3"),
+        (*_hard(parent=6, robust="6/255"), "--rate", "0.3"),
         2,
         ablation=True,
     ),

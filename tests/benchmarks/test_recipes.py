@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdtool.compress.folder import open_pool
-from pdtool.compress.hardening import HARDENINGS, parse_hardening
+from pdtool.compress.hardening import HARDENINGS, Hardening, parse_hardening
 from pdtool.compress.training import RECIPES
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "recipes"
@@ -57,7 +57,7 @@ def test_costs_are_counted_in_epochs_of_the_original(script, workshop):
     assert costs(plain) == pytest.approx((10 * ratio, 0))
     taught = replace(pool, recipe={"epochs": 10, "distill": 0.5})
     assert costs(taught) == pytest.approx((10 * (ratio + 1 / 3), 0))
-    settings = vars(HARDENINGS["hardened"]) | {"share": 0.5, "benign": 0.2, "steps": 4, "crafted": 2.0}
+    settings = vars(Hardening()) | {"share": 0.5, "benign": 0.2, "steps": 4, "crafted": 2.0}
     half = len(pool.members) // 2
     assert len(pool.members) == 2 * half
     robust = tuple(replace(member, kind="robust") for member in pool.members[:half])

@@ -264,7 +264,7 @@ def test_ctrl_c_ends_everything_with_one_line(
 ) -> None:
     """As a terminal does it: the signal goes to every process of the group."""
     command = [sys.executable, "-m", "pdtool", "compress", "--weights", str(request_of.weights), "--data", "digits"]
-    command += ["--out", str(tmp_path / "P"), "--members", "40", "--max-drop", "1", *more]
+    command += ["--out", str(tmp_path / "P"), "--members", "40", "--max-drop", "1", "--recipe", "paper", *more]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, bufsize=1) as process:
         assert process.stderr is not None
         lines = []

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from pdtool.compress.contract import Draft, Method, Task
+from pdtool.compress.contract import TRAINING, Draft, Method, Task
+from pdtool.compress.hardening import Hardening
 from pdtool.compress.models import build
 from pdtool.compress.plan import AT_MOST, PATIENCE, STEPS, fits_board, plan_pool
 from pdtool.compress.pool import PoolRequest, make_pool
 from pdtool.compress.prepare import METHODS
+from pdtool.compress.recipe import RECIPES
 from pdtool.devices.catalogue import find
 from pdtool.errors import GateError
 from pdtool.jsonform import JsonValue
@@ -44,7 +46,7 @@ def planned(request_of: PoolRequest, clock: list[float], monkeypatch: pytest.Mon
             METHODS,
             "slow",
             Method(
-                options={},
+                options={**TRAINING},
                 removes="weights",
                 settle=lambda task: (task.settings, ()),
                 start=begin,
@@ -89,6 +91,23 @@ def test_the_time_is_that_of_the_steps(planned: Callable[..., PoolRequest], cloc
     assert plan.seconds.mean == pytest.approx(3 * (0.25 + 1000 * 0.01))
     assert plan.seconds.least == pytest.approx(3 * (0.25 + 1000 * 0.005))
     assert plan.seconds.most == pytest.approx(3 * (0.25 + 1000 * 0.015))
+
+
+def test_every_kind_of_a_mixed_pool_is_timed_and_counted_as_often_as_it_is_there(
+    planned: Callable[..., PoolRequest], clock: list[float]
+) -> None:
+    takes = {"hardened": 0.01, "robust": 0.03, "plain": 0.002}
+
+    def tune(task: Task) -> None:
+        for _ in range(100):
+            clock[0] += takes[task.kind]
+            task.tick(1)
+
+    hardening = Hardening(robust=0.02, robust_members=0.5, plain_members=0.25)
+    request = replace(planned(tune, steps=100, members=8), recipe=RECIPES["hardened"], hardening=hardening)
+    kinds = [hardening.kind(index) for index in range(8)]
+    assert len(set(kinds)) == 3
+    assert plan_pool(request).seconds.mean == pytest.approx(sum(100 * takes[kind] for kind in kinds))
 
 
 def test_slow_steps_are_timed_for_a_while_only(planned: Callable[..., PoolRequest], clock: list[float]) -> None:

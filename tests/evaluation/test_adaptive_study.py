@@ -39,7 +39,7 @@ def surrogates(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("surrogates") / "pool"
     weights = str(workshop / "weights.safetensors")
     made = ["--data", "digits", "--members", "2", "--seed", "7", "--out", str(folder), "--quiet"]
-    app(["compress", "--weights", weights, *made], standalone_mode=False)
+    app(["compress", "--recipe", "paper", "--weights", weights, *made], standalone_mode=False)
     return folder
 
 
