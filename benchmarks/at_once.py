@@ -25,7 +25,18 @@ def main() -> None:
     parser.add_argument("--train-on", default="cpu")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
     options = parser.parse_args()
-    command = ["pdtool", "compress", "--weights", options.weights, "--data", options.train, "--max-drop", "1"]
+    command = [
+        "pdtool",
+        "compress",
+        "--weights",
+        options.weights,
+        "--data",
+        options.train,
+        "--max-drop",
+        "1",
+        "--recipe",
+        "paper",
+    ]
     command += ["--members", options.members, "--epochs", options.epochs, "--train-on", options.train_on]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     print("| made by | seconds | against one process |\n|---|--:|--:|")

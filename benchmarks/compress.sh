@@ -15,8 +15,10 @@ signs="$data/gtsrb-train.tar.gz" things="$data/cifar10-train.tar.gz"
     pdtool train --model resnet18:width=16 --data "$things" --epochs 15 --flip --out "$out/cifar10.safetensors"
 pools=()
 for method in random-channel l1-norm lottery-ticket subnetwork mutation-nai mutation-gf mutation-ws mutation-ns; do
+    recipe=()
+    case $method in random-channel | l1-norm) recipe=(--recipe paper) ;; esac
     pdtool compress --weights "$out/gtsrb.safetensors" --data "$signs" --method $method --members 3 --max-drop 1 \
-        --out "$out/gtsrb-$method"
+        "${recipe[@]}" --out "$out/gtsrb-$method"
     pools+=("$out/gtsrb-$method")
 done
 pdtool compress --weights "$out/gtsrb.safetensors" --data "$signs" --method prune-and-scale --tau 20 --max-drop 1 \
@@ -26,7 +28,7 @@ python "$here/methods.py" "$signs" "$data/gtsrb-test-public.tar.gz" "$out" \
 pools=()
 for method in random-channel l1-norm; do
     pdtool compress --weights "$out/cifar10.safetensors" --data "$things" --method $method --members 3 --max-drop 1 \
-        --epochs 5 --flip --out "$out/cifar10-$method"
+        --recipe paper --epochs 5 --flip --out "$out/cifar10-$method"
     pools+=("$out/cifar10-$method")
 done
 python "$here/methods.py" "$things" "$data/cifar10-test-public.tar.gz" "$out" "${pools[@]}" \

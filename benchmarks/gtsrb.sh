@@ -8,10 +8,10 @@ mkdir -p "$out"
 test="$data/gtsrb-test-public.tar.gz"
 pdtool train --model resnet18:width=16 --data "$data/gtsrb-train.tar.gz" --test "$test" --out "$out/model.safetensors"
 pdtool compress --weights "$out/model.safetensors" --data "$data/gtsrb-train.tar.gz" \
-    --method random-channel --members 32 --rate 0.5 --out "$out/pool"
+    --method random-channel --members 32 --rate 0.5 --recipe paper --out "$out/pool"
 pdtool export "$out/pool" --out "$out/bundle"
 python benchmarks/record_votes.py "$out/pool" "$out/bundle" "$test" benchmarks/votes/gtsrb.npz
-pdtool calibrate "$out/bundle" --data "$test#1/2" --target-fpr 0.2 --report "$out/calibration.html"
+pdtool calibrate "$out/bundle" --data "$test#1/2" --evidence label --target-fpr 0.2 --report "$out/calibration.html"
 pdtool evaluate "$out/bundle" --pool "$out/pool" --data "$test#2/2" \
     --attack fgsm:epsilon=0.0075 --attack fgsm:epsilon=0.03 --attack deepfool --attack pgd \
     --out "$out/evaluation"

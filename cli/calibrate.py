@@ -28,12 +28,12 @@ def calibrate(
         ),
     ] = "optimal",
     evidence: Annotated[
-        Literal["label", "graded", "margin"],
+        Literal["label", "graded", "margin"] | None,
         typer.Option(
-            help="What a member says: label (0 or 1); graded (1 - its probability of the label); margin (graded, and "
-            "doubt weighs more where the original is sure)."
+            help="What a member says: label (0 or 1; the default of wald and mmt); graded (1 - its probability of the "
+            "label); margin (graded, and doubt weighs more where the original is sure; the others' default)."
         ),
-    ] = "label",
+    ] = None,
     max_models: Annotated[int, typer.Option(min=1, help="Most members asked for one frame.")] = 100,
     mean_models: Annotated[
         float | None,
@@ -96,6 +96,7 @@ def calibrate(
     _refuse(rule, {"optimal"}, {"--mean-models": mean_models, "--attacked": attacked})
     _refuse(rule, {"wald"}, {"--preset": preset, "--at-cap": at_cap})
     _refuse(rule, {"wald", "mmt"}, {"--p0": p0, "--p1": p1, "--sigma": sigma, "--alpha": alpha, "--beta": beta})
+    evidence = evidence or ("label" if rule in ("wald", "mmt") else "margin")
     if preset == "paper":
         sigma = PAPER.sigma if sigma is None and p0 is None else sigma
         at_cap = at_cap or PAPER.at_cap
