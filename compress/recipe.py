@@ -20,8 +20,7 @@ class Recipe:
 
     name: str
     epochs: int
-    batch: int | None = None  # None: 32 below 4,000 images, 64 below 20,000, else 128; `largest_batch` at most
-    largest_batch: int = 128
+    batch: int | None = None  # at most; 32 below 4,000 images, 64 below 20,000, 128 above, unless that is more
     lr: float = 0.1  # for a batch of 128; scaled by sqrt(batch / 128)
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -47,8 +46,8 @@ class Recipe:
 
     def resolved(self, images: int) -> "Recipe":
         """The recipe for so many images, nothing left open."""
-        batch = self.batch or min(32 if images < 4_000 else 64 if images < 20_000 else 128, self.largest_batch)
-        return replace(self, batch=min(images, batch))
+        usual = 32 if images < 4_000 else 64 if images < 20_000 else 128
+        return replace(self, batch=min(images, usual, self.batch or usual))
 
     def steps(self, images: int) -> int:
         """Optimiser steps on so many images; those left over at the end of an epoch are dropped until the next."""
@@ -66,5 +65,5 @@ RECIPES = {
     "train": Recipe(name="train", epochs=16),
     "paper": Recipe(name="paper", epochs=10),
     "distilled": Recipe(name="distilled", epochs=10, distill=0.3, temperature=2.0),
-    "hardened": Recipe(name="hardened", epochs=10, largest_batch=32, distill=0.9, temperature=2.0),
+    "hardened": Recipe(name="hardened", epochs=10, batch=64, distill=0.9, temperature=2.0),
 }

@@ -39,6 +39,8 @@ class Row:
 
 def _hard(settings: str = "", *, parent: int = 0, robust: str = "0") -> tuple[str, ...]:
     """All that the rows differ in, written out: they stay what they are when a default changes."""
+    if robust != "0" and "robust_members" not in settings:
+        settings = ",".join(filter(None, ("robust_members=1", settings)))
     given = ",".join(filter(None, (f"parent={parent},robust={robust}", settings)))
     return ("--recipe", "hardened", "--hardening", given)
 

@@ -27,13 +27,20 @@ def script():
         sys.modules.pop(name, None)
 
 
+OFF = Hardening()
+
+
 def test_every_row_is_a_recipe(script):
     rows = script("rows")
     assert len({row.name for row in rows.ROWS}) == len(rows.ROWS) and set(rows.ADAPTIVE) <= {r.name for r in rows.ROWS}
     for row in rows.ROWS:
         options = dict(zip(row.options[::2], row.options[1::2], strict=True))
         assert options["--recipe"] in RECIPES
-        parse_hardening([options.get("--hardening", "")], HARDENINGS["hardened"])
+        one, other = (parse_hardening([options.get("--hardening", "")], base) for base in (HARDENINGS["hardened"], OFF))
+        assert one == other or "--hardening" not in options  # whatever the defaults
+        kinds = {one.kind(index) for index in range(row.members)}
+        wanted = {"hardened", "robust"} if row.name == "mixed" else {"robust" if "robust" in row.name else "hardened"}
+        assert kinds == wanted or options["--recipe"] != "hardened"
 
 
 def test_stages_have_names_of_their_own_and_leave_the_reported_half_alone(script, tmp_path):
