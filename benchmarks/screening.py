@@ -140,6 +140,7 @@ def reloading(bundle: Path, pool: PoolFolder, frames: NDArray[np.uint8]) -> floa
     calibration = open_bundle(bundle).calibration
     assert calibration is not None
     table, original = table_of(calibration), pool.original()
+    assert calibration.evidence == "label", "members are read to count label changes: calibrate with --evidence label"
     ids = [member.id for member in pool.pool.members if member.used]
 
     @torch.inference_mode()

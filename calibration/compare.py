@@ -29,20 +29,28 @@ class Compared:
     why: str = ""
 
 
-def every_rule(max_models: int) -> dict[str, Settings]:
-    """The rules to compare by name, all with as many members at most."""
+def every_rule(max_models: int, *, margin: bool) -> dict[str, Settings]:
+    """The rules to compare by name, all with as many members at most; `margin`: what graded evidence weighs in."""
+    graded = "margin" if margin else "graded"
     named: dict[str, tuple[Rule, EvidenceKind, float | None, AtCap]] = {
         "papers' test, exhausted is adversarial": ("wald", "label", PAPER.sigma, "adversarial"),
         "papers' test, exhausted is clean": ("wald", "label", PAPER.sigma, "clean"),
         "mmt": ("mmt", "label", None, "threshold"),
         "wald": ("wald", "label", None, "threshold"),
         "fixed": ("fixed", "label", None, "threshold"),
-        "fixed, graded": ("fixed", "graded", None, "threshold"),
+        f"fixed, {graded}": ("fixed", "graded", None, "threshold"),
         "optimal": ("optimal", "label", None, "threshold"),
-        "optimal, graded": ("optimal", "graded", None, "threshold"),
+        f"optimal, {graded}": ("optimal", "graded", None, "threshold"),
     }
     return {
-        name: Settings(rule=rule, evidence=evidence, sigma=sigma, at_cap=at_cap, max_models=max_models)
+        name: Settings(
+            rule=rule,
+            evidence=evidence,
+            margin=margin and evidence == "graded",
+            sigma=sigma,
+            at_cap=at_cap,
+            max_models=max_models,
+        )
         for name, (rule, evidence, sigma, at_cap) in named.items()
     }
 
@@ -58,7 +66,7 @@ def compare(
 ) -> tuple[Compared, ...]:
     """Every rule calibrated on the frames; graded evidence only where it was recorded. Raises what `design` does."""
     rows = []
-    for name, settings in every_rule(max_models).items():
+    for name, settings in every_rule(max_models, margin=frames.evidence.shift is not None).items():
         if settings.evidence == "graded" and frames.evidence.graded is None:
             continue
         try:

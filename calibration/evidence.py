@@ -20,6 +20,7 @@ __all__ = [
     "log_odds",
     "margins",
     "moved",
+    "same_kind",
     "shift_of",
     "shifted",
 ]
@@ -201,7 +202,7 @@ def assumed(clean: Evidence, frames: int, rng: np.random.Generator) -> Evidence:
     if clean.graded is None:
         return Evidence(changed, kinds=kinds)
     said, made = clean.plain(), np.empty(changed.shape)
-    for here, there in _alike(kinds, clean.kinds, changed.shape[1]):
+    for here, there in same_kind(kinds, clean.kinds, changed.shape[1]):
         own = clean.changed[:, there]
         did = _votes(said[:, there], own, clean.changed, chance, rng, 0.5)
         did_not = _votes(said[:, there], ~own, clean.changed, chance, rng, 0.0)
@@ -212,7 +213,9 @@ def assumed(clean: Evidence, frames: int, rng: np.random.Generator) -> Evidence:
     return Evidence(changed, moved(made, shift), shift, kinds)
 
 
-def _alike(one: Kinds | None, other: Kinds | None, members: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def same_kind(
+    one: Kinds | None, other: Kinds | None, members: int
+) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """Which members (M,) of one order, and which of the other, are of the same kind; one pair a kind."""
     if one is None or other is None:
         every = np.ones(members, dtype=np.bool_)

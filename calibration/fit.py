@@ -1,7 +1,7 @@
 """From clean frames to a calibration whose false-alarm promise was tested on other clean frames.
 
-Wrongly classified clean frames count. Members are asked in a new random order for every frame, so the rates are means
-over the orders that sessions draw; a single session keeps one order.
+Wrongly classified clean frames count. Members are asked in a new random order for every frame, in a mixed pool by turns
+(`kinds.orders`), so the rates are means over the orders that sessions draw; a single session keeps one order.
 """
 
 from dataclasses import dataclass

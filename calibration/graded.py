@@ -55,9 +55,7 @@ def graded_sequence(
     """The cheapest bounds at each rate of false alarms, as `optimal.sequence`, from graded evidence of both."""
     kinds = None if clean.kinds is None else turns(clean.kinds)[:members]
     chain = _chain(_paths(clean, members, rng), _paths(adversarial, members, rng))
-    flag, clear = induct(chain.states, *costs(POINTS))
-    if kinds is not None:
-        clear[:, : min(len(set(kinds)), members) - 1] = -1
+    flag, clear = induct(chain.states, *costs(POINTS), clears_from=1 if kinds is None else len(set(kinds)))
     fpr, models = _rates(chain, flag, clear, 0)
     power, _ = _rates(chain, flag, clear, 1)
     last = None

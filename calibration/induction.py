@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["States", "induct", "sums"]
 
 Floats = NDArray[np.float64]
+NEVER = 1e9  # a cost that no other comes near
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class States:
         return len(self.weight)
 
 
-def induct(states: States, flag_cost: Floats, clear_cost: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The best table for each pair of costs (L,): first flagging state and last clearing state (L, N).
+def induct(
+    states: States, flag_cost: Floats, clear_cost: Floats, *, clears_from: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The best table for each pair of costs (L,): first flagging state and last clearing state (L, N), of those that
+    clear none before `clears_from` members were asked.
 
     Where no state flags the first is S_n, where none clears the last is -1; the last member decides every state. In a
     table all states above a flagging one flag and all below a clearing one clear. That is the best decision wherever
@@ -55,7 +59,8 @@ def induct(states: States, flag_cost: Floats, clear_cost: Floats) -> tuple[NDArr
             going_on = np.full(flag.shape, np.inf)
         else:
             going_on = (1 - adversarial) + states.ahead(n, value)
-            clears, flags = _cuts(weight * (clear - going_on), weight * (flag - going_on))
+            clearing = NEVER if n < clears_from else clear
+            clears, flags = _cuts(weight * (clearing - going_on), weight * (flag - going_on))
         state = np.arange(len(weight))
         value = np.where(state >= flags[:, None], flag, np.where(state <= clears[:, None], clear, going_on))
         first_flag[:, n - 1], last_clear[:, n - 1] = flags, clears

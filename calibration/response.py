@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.calibration.evidence import FEW, Evidence, moved
+from pdtool.calibration.evidence import FEW, Evidence, moved, same_kind
 from pdtool.calibration.exact import change_rate_flagged, operating
+from pdtool.calibration.kinds import turns
 from pdtool.calibration.table import DecisionTable, GradedTable, Table, replay
 
 __all__ = ["WITHIN", "Reach", "Response", "evidence_flagged", "reach", "respond", "within"]
@@ -80,9 +81,10 @@ def _mean_columns(table: Table) -> list[tuple[float, float, float, float]]:
     columns = []
     low = high = 0.0  # of the mean evidence of frames that are undecided
     for n, (flag, clear) in enumerate(zip(table.flag_above, table.clear_below, strict=True), start=1):
-        least, most = low * (n - 1) / n, (high * (n - 1) + 1) / n
-        if table.kinds is not None:  # one member more of a kind may halve its mean, one of another be sure at once
-            least, most = low / 2, 1.0
+        # members of its kind with this one: where it is the first of a mixed pool's kind, it leaves the others' means
+        own = n if table.kinds is None else table.kinds[:n].count(table.kinds[n - 1])
+        least = low if own == 1 and n > 1 else low * (own - 1) / own
+        most = (high * (own - 1) + 1) / own
         low, high = least if clear is None else max(clear, least), most if flag is None else min(flag, most)
         columns.append((least, *np.clip([low, high], least, most), most))
         if high < low or (clear is not None and clear >= high):
@@ -112,9 +114,9 @@ def _simulated(table: Table, clean: Evidence, rng: np.random.Generator) -> tuple
     frame's. The same random numbers serve every p, so that the curves are smooth.
     """
     members = clean.changed.shape[1]
-    said = clean.plain()
-    did = [_votes(clean, said, clean.changed, z, 0.5) for z in range(members + 1)]
-    did_not = [_votes(clean, said, ~clean.changed, z, 0.0) for z in range(members + 1)]
+    said, alike = clean.plain(), same_kind(clean.kinds and turns(clean.kinds), clean.kinds, members)
+    did = [[_votes(clean, said, clean.changed & own, z, 0.5) for z in range(members + 1)] for _, own in alike]
+    did_not = [[_votes(clean, said, ~clean.changed & own, z, 0.0) for z in range(members + 1)] for _, own in alike]
     chance, pick = rng.random((2, SIMULATED, members))
     shift = None if clean.shift is None else rng.choice(clean.shift, size=SIMULATED)
     p = np.linspace(0, 1, 101)
@@ -124,9 +126,12 @@ def _simulated(table: Table, clean: Evidence, rng: np.random.Generator) -> tuple
         changes = changed.sum(axis=1)
         evidence = np.empty(changed.shape)
         for z in np.unique(changes):
-            rows = changes == z
-            one, other = (votes[z][(pick[rows] * len(votes[z])).astype(np.int64)] for votes in (did, did_not))
-            evidence[rows] = np.where(changed[rows], one, other)
+            for kind, (asked, _) in enumerate(alike):
+                here = np.ix_(changes == z, asked)
+                one, other = (
+                    votes[kind][z][(pick[here] * len(votes[kind][z])).astype(np.int64)] for votes in (did, did_not)
+                )
+                evidence[here] = np.where(changed[here], one, other)
         flagged[i], used[i] = replay(table, evidence if shift is None else moved(evidence, shift))
     p99 = np.quantile(used, 0.99, axis=1, method="higher").astype(np.int64)
     rates: dict[int, float | None] = {}

@@ -26,7 +26,8 @@ WALD_ONLY = ("p0", "p1", "sigma")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the user may fix of the test; None: found from clean data.
+    """What the user may fix of the test; None: found from clean data. The defaults are this class's: `pdtool calibrate`
+    weighs the margin in unless told otherwise.
 
     `sigma` is relative: p0, p1 = zeta_h (1 -+ sigma), zeta_h the mean clean label change rate plus its 99 %
     confidence half-width (the papers' construction, sigma = 0.1). `mean_models`: most members asked for a clean
@@ -102,6 +103,12 @@ def candidates(
         for table in sequence(problem(clean, other, members), levels, mean_models=settings.mean_models):
             yield Candidate(table)
     elif settings.rule == "optimal":
+        kinds = len(set(fit.kinds or ("one",)))
+        if settings.mean_models is not None and settings.mean_models < kinds:
+            raise GateError(
+                f"a mixed pool asks one member of each of its {kinds} kinds before it clears a frame, --mean-models "
+                f"allows {settings.mean_models:g} on average; give at least {kinds}"
+            )
         for bounds in graded_sequence(fit, adversarial, members, levels, rng, mean_models=settings.mean_models):
             yield Candidate(bounds)
     elif settings.rule == "fixed":

@@ -4,7 +4,7 @@ Evidence is what one member says against the original's label: 0 or 1 (label cha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from pdtool.calibration.kinds import Kinds, levels
 from pdtool.decisions import Calibration
 
-__all__ = [
-    "CLEAR", "CONTINUE", "FLAG", "DecisionTable", "GradedTable", "SequentialTest", "Table", "asked_as", "replay",
-    "table_of",
-]  # fmt: skip
+__all__ = ["CLEAR", "CONTINUE", "FLAG", "DecisionTable", "GradedTable", "SequentialTest", "Table", "replay", "table_of"]
 
 CONTINUE, FLAG, CLEAR = 0, 1, -1
 
@@ -232,14 +229,6 @@ def replay(table: Table, evidence: Numbers) -> tuple[NDArray[np.bool_], NDArray[
     used = (decisions != CONTINUE).argmax(axis=1) + 1
     flagged = decisions[np.arange(frames), used - 1] == FLAG
     return flagged, used
-
-
-def asked_as(table: Table, kinds: Kinds | None) -> Table:
-    """The table for members asked in an order of their kinds (M,) that is not the one it was made for: packs of a mixed
-    pool take turns as a whole."""
-    if not isinstance(table, GradedTable) or table.kinds is None or kinds is None:
-        return table
-    return replace(table, kinds=kinds[: table.max_models])
 
 
 def table_of(calibration: Calibration) -> Table:

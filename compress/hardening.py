@@ -102,8 +102,8 @@ def hardening_for(recipe: str, *, inherits: bool) -> Hardening | None:
 
 
 def parse_hardening(texts: Iterable[str], base: Hardening) -> Hardening:
-    """`base` with the settings of `NAME=VALUE[,NAME=VALUE...]`; a value may be a fraction. With `robust=0` members are
-    of no other kind than without it: `robust_members` goes back to its default where it is not given.
+    """`base` with the settings of `NAME=VALUE[,NAME=VALUE...]`; a value may be a fraction. Where
+    `robust_members` is not given, `plain_members` may lower it, and with `robust=0` it means nothing.
 
     Raises UsageError for an unknown name or a value that is no number of its range.
 
@@ -117,8 +117,9 @@ def parse_hardening(texts: Iterable[str], base: Hardening) -> Hardening:
         if name not in whole:
             raise UsageError(f"hardening has no setting {name!r}; it takes {', '.join(whole)}")
         given[name] = _number(value, part, whole=whole[name])
-    if given.get("robust") == 0 and "robust_members" not in given:
-        given["robust_members"] = Hardening.robust_members
+    if "robust_members" not in given:
+        plain = given.get("plain_members", base.plain_members)
+        given["robust_members"] = 1.0 if given.get("robust") == 0 else min(base.robust_members, max(0.0, 1 - plain))
     return replace(base, **given)  # type: ignore[arg-type]  # whole numbers where they should be
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from pdtool.artifacts import Kind
 from pdtool.compress.contract import Draft, Task
 from pdtool.compress.costs import count, count_nonzero
 from pdtool.compress.crafting import BATCH, craft
@@ -113,15 +114,16 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     macs, lengths, parameters = zip(*sizes, strict=True)
     typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
     finish = _finish(ready, request, typical)
-    by_kind = [_timed(ready, request, typical, own) for own in _kinds(request)]
+    by_kind = [_timed(ready, request, typical, kind, own) for kind, own in _kinds(request).items()]
     notes = tuple(note for kind in by_kind for note in kind.notes)
     steps, once = ready.method.steps(task), once + crafting + _parent(ready)
 
     def whole(name: Literal["mean", "least", "most"]) -> float:
         seconds = once + request.members * (start + finish)
         seconds += sum(kind.members * steps * getattr(kind.step, name) for kind in by_kind)
-        if scouts:  # hardened, as the members of a pool that says nothing else
-            seconds += scouts * (start + steps * getattr(by_kind[0].step, name))
+        if scouts:  # they are hardened: as members of that kind, or the nearest to it
+            like = min(by_kind, key=lambda kind: kind.kind != "hardened")
+            seconds += scouts * (start + steps * getattr(like.step, name))
         return round(float(seconds), 3)
 
     parameters_in_all = costs.parameters + round(request.members * float(np.mean(parameters)))
@@ -239,24 +241,25 @@ def _finish(ready: Prepared, request: PoolRequest, index: int) -> float:
 
 @dataclass(frozen=True)
 class _Timed:
-    """Seconds of the steps of so many members, from `timed` of them; and what went wrong with them."""
+    """Seconds of the steps of so many members of a kind, from `timed` of them; and what went wrong with them."""
 
+    kind: Kind
     members: int
     timed: int
     step: Spread
     notes: tuple[str, ...]
 
 
-def _kinds(request: PoolRequest) -> list[list[int]]:
+def _kinds(request: PoolRequest) -> dict[Kind, list[int]]:
     """The members by index, those of one kind together: their steps take as long."""
-    kinds: dict[str, list[int]] = {}
+    kinds: dict[Kind, list[int]] = {}
     for index in range(request.members):
-        kind = "plain" if request.hardening is None else request.hardening.kind(index)
+        kind: Kind = "plain" if request.hardening is None else request.hardening.kind(index)
         kinds.setdefault(kind, []).append(index)
-    return list(kinds.values())
+    return kinds
 
 
-def _timed(ready: Prepared, request: PoolRequest, typical: int, own: Sequence[int]) -> _Timed:
+def _timed(ready: Prepared, request: PoolRequest, typical: int, kind: Kind, own: Sequence[int]) -> _Timed:
     """Steps of a member of `own`, the `typical` one if it is one of them, and where it has few, of others."""
     first = typical if typical in own else own[0]
     steps = len(own) * ready.method.steps(ready.task)
@@ -290,7 +293,9 @@ def _timed(ready: Prepared, request: PoolRequest, typical: int, own: Sequence[in
             notes.append(f"a step took more than {AT_MOST:.0f} s: the time is the least that it can take")
     low, high = np.quantile(taken or [0.0], [0.1, 0.9])
     mean = np.clip(taken or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
-    return _Timed(len(own), len(taken), Spread(mean=float(mean), least=float(low), most=float(high)), tuple(notes))
+    return _Timed(
+        kind, len(own), len(taken), Spread(mean=float(mean), least=float(low), most=float(high)), tuple(notes)
+    )
 
 
 class _Enough(Exception):

@@ -31,7 +31,8 @@ class PoolRequest:
 
     A member is used only with an accuracy of at least `min_accuracy`, or, where that is None, of at least the
     original's less `max_drop`, both on held-out images: a tenth of the data, or `holdout`. `recipe` is how members are
-    trained, by the methods that train; with `hardening` on crafted images, too.
+    trained, by the methods that train; with `hardening` on crafted images, too. The defaults are this class's:
+    `pdtool compress` hardens members that begin with the original's weights.
     """
 
     weights: Path
@@ -106,6 +107,7 @@ class PoolRequest:
         return Settings(**{name: options[name] for name in Settings.__dataclass_fields__ if name in options})
 
 
+HARDENED_BATCH = 64  # most images of a batch of hardened members
 RATE_OF = {
     "channels": "channels to remove",
     "weights": "weights to remove",
@@ -127,6 +129,15 @@ class Prepared:
     notes: tuple[str, ...]
 
 
+def _recipe(request: PoolRequest, images: int) -> Recipe:
+    """The recipe for so many images. Where half of a batch is crafted, smaller batches and more steps made better
+    members than 128 images at once."""
+    recipe = request.recipe.resolved(images)
+    if request.hardening is None or request.recipe.batch is not None:
+        return recipe
+    return replace(recipe, batch=min(recipe.batch or HARDENED_BATCH, HARDENED_BATCH))
+
+
 def prepare(request: PoolRequest) -> Prepared:
     """Load weights and data and settle what is to be done. Raises as `make_pool` says."""
     place = pick_device(request.device)
@@ -139,7 +150,7 @@ def prepare(request: PoolRequest) -> Prepared:
         units=units,
         layers=layers,
         settings=request.settings,
-        recipe=request.recipe.resolved(len(kept)),
+        recipe=_recipe(request, len(kept)),
         training=TrainingSet.of(kept.images, kept.labels, original.preprocessing, place),
         held=held,
         hardening=request.hardening,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pdtool.calibration.kinds import Kinds, kinds_of
-from pdtool.calibration.table import Table
+from pdtool.calibration.table import Table, table_of
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
 from pdtool.decisions import Grading
@@ -122,7 +122,7 @@ def open_stage(
             target=_target(opened, of, own, order, screener),
             of=of,
             screener=screener,
-            table=screener.table,
+            table=table_of(calibration),
             grading=None if given is None else replace(given, temperatures=tuple(scale_of[id] for id in order)),
             original=original,
             members=tuple(of.member(id).requires_grad_(False) for id in order),

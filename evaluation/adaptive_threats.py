@@ -123,8 +123,9 @@ def _attempts(
                 attempts += [partial(_evade, stage, aims, way, common) for way in WAYS]
                 continue
             members = {"oblivious": (), "surrogates": stage.surrogates[:count], "stolen": stage.members}[threat]
-            judged = threat == "stolen"
-            attempts.append(partial(_push, stage, members, aims, {**common, "at_once": plan.at_once, "judge": judged}))
+            stolen = threat == "stolen"
+            of = {"at_once": plan.at_once, "judge": stolen, "kinds": stage.kinds if stolen else None}
+            attempts.append(partial(_push, stage, members, aims, {**common, **of}))
         if threat == "surrogates":
             common = {"epsilon": epsilon, "steps": steps, "random_start": restart > 0, "at_once": plan.at_once}
             attempts += [partial(_push_features, stage, stage.surrogates[:count], way, common) for way in FEATURES]

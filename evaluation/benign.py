@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdtool.calibration.table import asked_as, replay, table_of
+from pdtool.calibration.table import replay, table_of
 from pdtool.data import Dataset
 from pdtool.decisions import Calibration, Grading
 from pdtool.errors import InputError, UsageError
@@ -146,7 +146,7 @@ def compare(
     votes = collect_votes(other, clean.images, grading=grading, advance=advance)
     order = [ids.index(id) for id in clean.order]
     evidence = votes.evidence.of(calibration.evidence)[:, order]
-    flagged, _ = replay(asked_as(table_of(calibration), clean.kinds), evidence)
+    flagged, _ = replay(table_of(calibration), evidence)
     return CompareResult(
         bundle=str(other.folder),
         digest=other.bundle.digest,

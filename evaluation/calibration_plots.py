@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pdtool.calibration.evidence import Evidence
+from pdtool.calibration.kinds import levels
 from pdtool.calibration.response import Response
 from pdtool.calibration.table import DecisionTable, table_of
 from pdtool.decisions import Calibration
@@ -37,7 +40,7 @@ def plots(c: Calibration, s: Study) -> Iterator[tuple[str, str]]:
         f"the {c.fit_images} images of the design expects.",
     )
     if s.clean.graded is not None:
-        means = {"clean": s.clean.known().mean(axis=1), adversarial: s.adversarial.known().mean(axis=1)}
+        means = {"clean": _heard(s.clean), adversarial: _heard(s.adversarial)}
         yield (
             histogram(
                 f"Mean graded evidence over all {members} members",
@@ -48,6 +51,7 @@ def plots(c: Calibration, s: Study) -> Iterator[tuple[str, str]]:
                 log=True,
             ),
             "Graded evidence: how little a member believes in the original's label, even where it does not change it. "
+            + ("Of a mixed pool: the largest of the kinds' means. " if s.clean.kinds is not None else "")
             + ("This test uses it." if c.evidence == "graded" else "This test counts label changes only."),
         )
     yield _stairs(c, s)
@@ -108,6 +112,11 @@ def _dearest(r: Response) -> str:
         f"Frames whose label {percent(float(r.p[worst]))} of the members change ask most: {r.mean_models[worst]:.1f} "
         f"on average. {'Exact' if r.frames is None else 'Not exact'}, as beside."
     )
+
+
+def _heard(evidence: Evidence) -> NDArray[np.float64]:
+    """What graded evidence comes to once all members were asked, (N,)."""
+    return levels(evidence.known(), evidence.kinds)[:, -1]
 
 
 def _stairs(c: Calibration, s: Study) -> tuple[str, str]:

@@ -153,7 +153,7 @@ def _compared(done: Calibrated, seed: int) -> tuple[tuple[Compared, ...], str]:
         seed=seed,
         attacked=done.attacked,
     )
-    for name, settings in every_rule(most).items():
+    for name, settings in every_rule(most, margin=done.settings.margin).items():
         if settings == done.settings:
             return rows, name
     own = Compared(

@@ -130,10 +130,10 @@ class Verdict:
     """What was decided about one frame.
 
     `label` is the original's class name (None when no model ran); `changes` of the `models_used` members asked
-    disagreed; `evidence` is the mean of what they said (label change rate, or graded evidence; in a mixed pool that of
-    the kind whose is largest); `corrected_label` is
-    the most frequent label among them for a flagged frame. An `unscreened` frame carries a `reason` and promises
-    nothing; so does one that was decided early because its time ran out.
+    disagreed; `evidence` is the mean of what they said (label change rate, or graded evidence; in a mixed pool the
+    largest of the kinds' means); `corrected_label` is the most frequent label among them for a flagged frame. An
+    `unscreened` frame carries a `reason` and promises nothing; so does one that was decided early because its time ran
+    out.
     """
 
     frame: int

@@ -10,7 +10,7 @@ from pdtool.artifacts import Bundle, BundleModel, FileEntry, ModelCosts
 from pdtool.decisions import Calibration
 from pdtool.errors import InputError, IntegrityError
 from pdtool.files import read_checked, read_limited, sha256_bytes, sha256_file, write_atomic
-from pdtool.jsonform import canonical, decode, encode, parse
+from pdtool.jsonform import JsonValue, canonical, decode, encode, parse
 
 __all__ = [
     "BATCH",
@@ -67,7 +67,7 @@ def open_bundle(folder: Path | str) -> OpenBundle:
         raise InputError(f"{folder}: no {MANIFEST} in it; expected a folder written by `pdtool export`")
     document = parse(read_limited(path), file=str(path))
     bundle = decode(Bundle, document, file=str(path))
-    if bundle.digest != _digest(bundle):
+    if bundle.digest != _digest(document):
         raise IntegrityError(f"{path}: its digest does not match its content; the file was edited, export it again")
     entries = [model.file for model in (bundle.original, *bundle.members)] + [bundle.costs, bundle.seen]
     for entry in entries:
@@ -84,15 +84,19 @@ def screened_at_once(folder: Path) -> int:
 
 
 def models_digest(bundle: Bundle) -> str:
-    """SHA-256 over the files that a calibration is measured on: precision, preprocessing and every model."""
-    models = [[model.id, model.file.sha256, model.part] for model in (bundle.original, *bundle.members)]
+    """SHA-256 over what a calibration is measured on: precision, preprocessing and every model, with its kind if it has
+    one."""
+    models = [
+        [model.id, model.file.sha256, model.part, *filter(None, [model.kind])]
+        for model in (bundle.original, *bundle.members)
+    ]
     what = [bundle.precision, encode(bundle.preprocessing), models]
     return sha256_bytes(canonical(what))
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
     """Write `bundle.json` with its digest, atomically; returns the bundle as written."""
-    bundle = dataclasses.replace(bundle, digest=_digest(bundle))
+    bundle = dataclasses.replace(bundle, digest=_digest(encode(bundle)))
     write_atomic(folder / MANIFEST, pretty(bundle))
     return bundle
 
@@ -135,10 +139,9 @@ def pretty(artefact: object) -> bytes:
     return (json.dumps(encode(artefact), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _digest(bundle: Bundle) -> str:
-    document = encode(bundle)
-    del document["digest"]
-    return sha256_bytes(canonical(document))
+def _digest(document: dict[str, JsonValue]) -> str:
+    """Of a document as it stands: files of earlier versions lack fields that were added since."""
+    return sha256_bytes(canonical({name: value for name, value in document.items() if name != "digest"}))
 
 
 def _read_calibration(folder: Path, bundle: Bundle) -> Calibration | None:

@@ -74,6 +74,12 @@ def calibrate_bundle(
         if latency_ms is not None:
             most = affordable(provider, data.images[:1], latency_ms)
             settings = replace(settings, max_models=min(settings.max_models, most))
+        kinds = {member.kind for member in opened.bundle.members}
+        if settings.max_models < len(kinds):
+            LOG.warning(
+                "%s: has members of %d kinds, of which %d are asked: who fools those is not seen by the others",
+                folder, len(kinds), settings.max_models,
+            )  # fmt: skip
         fit, _ = split(data.groups, seed)
         fit_on = fit if len(fit) else np.arange(len(data.images))
         votes = collect_votes(

@@ -197,14 +197,14 @@ class Residency:
 def draw_order(rng: np.random.Generator, members: Sequence[BundleModel]) -> list[int]:
     """A random order of the members, by index, in which those of one file stay together.
 
-    In a mixed pool files take turns by the kind of their first member (`pdtool.calibration.kinds.turns`).
+    In a mixed pool kinds take turns instead, as they did when it was calibrated (`pdtool.calibration.kinds.turns`): a
+    file of several members is then run for the first of them, for all frames that are open.
     """
+    kinds = kinds_of([member.kind for member in members])
+    if kinds is not None:
+        return [int(i) for i in orders(len(members), kinds, 1, rng)[0]]
     files: dict[str, list[int]] = {}
     for i, member in enumerate(members):
         files.setdefault(member.file.path, []).append(i)
     groups = list(files.values())
-    if kinds_of([member.kind for member in members]) is None:
-        drawn = rng.permutation(len(groups))
-    else:
-        drawn = orders(len(groups), kinds_of([members[group[0]].kind for group in groups]), 1, rng)[0]
-    return [int(i) for k in drawn for i in rng.permutation(groups[k])]
+    return [int(i) for k in rng.permutation(len(groups)) for i in rng.permutation(groups[k])]

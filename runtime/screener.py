@@ -11,7 +11,7 @@ import numpy as np
 
 from pdtool.artifacts import BundleModel
 from pdtool.calibration.kinds import kinds_of, turns
-from pdtool.calibration.table import CONTINUE, FLAG, asked_as, table_of
+from pdtool.calibration.table import CONTINUE, FLAG, table_of
 from pdtool.decisions import Calibration, Verdict
 from pdtool.devices.memory import parse_bytes
 from pdtool.errors import InputError, UsageError
@@ -52,7 +52,7 @@ class Screener:
         self._time = time_budget
         self.opened = opened
         self.calibration = calibration
-        self.table = table_of(calibration)  # of this session: with the kinds in the order in which members are asked
+        self._table = table_of(calibration)
         scales = calibration.temperatures
         self._scales = dict(zip([m.id for m in bundle.members], scales, strict=True)) if scales else None
         self._size = size_of(bundle.preprocessing)
@@ -142,7 +142,7 @@ class Screener:
             everything=needed.everything,
             members=len(self.residency.members),
             stays=self.residency.stays(),
-            max_models=self.table.max_models,
+            max_models=self._table.max_models,
             expected_models_clean=self.calibration.expected_models_clean,
             expected_loads_clean=expected_loads(self.residency, self.calibration.models_clean, rotate=self._rotate),
         )
@@ -211,7 +211,6 @@ class Screener:
 
     def _draw_order(self) -> None:
         self.residency.set_order(draw_order(self._rng, self.residency.members))
-        self.table = asked_as(self.table, kinds_of([member.kind for member in self.residency.order]))
 
     def _fitted(self, frame: Frame) -> Frame:
         """The frame with its picture in the input's size, or without one and the reason why."""
@@ -275,7 +274,7 @@ class Screener:
         return ask(
             batch,
             self.residency,
-            self.table,
+            self._table,
             classes=len(self._classes),
             scales=self._scales,
             grading=self.calibration.grading,

@@ -166,7 +166,7 @@ def test_the_calibration_of_another_bundle(bundle):
 def test_calibration_on_the_training_data_or_an_unreachable_target(workshop, bundle):
     before = (bundle / "bundle.json").read_bytes()
     fails(3, "the pool was made on", "calibrate", bundle, "--data", "digits#train#1/2")
-    fails(5, "would show it", "calibrate", bundle, "--data", "digits", "--target-fpr", "0.0001")
+    fails(5, "would show it", "calibrate", bundle, "--data", "digits", "--target-fpr", "0.0001", "--evidence", "label")
     fails(3, "at least 20", "calibrate", bundle, "--data", "digits", "--limit", "10")
     assert (bundle / "bundle.json").read_bytes() == before
 

@@ -23,17 +23,17 @@ def run(bundle: Path, *arguments: str | Path) -> None:
     app([str(part) for part in command], standalone_mode=False)
 
 
-@pytest.mark.parametrize("rule", ["optimal", "wald"])
+@pytest.mark.parametrize(("rule", "said"), [("optimal", "margin"), ("wald", "label")])
 def test_a_report_is_written_beside_what_is_printed(
-    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str, said: str
 ) -> None:
     run(plain, "--rule", rule, "--report", tmp_path / "r.html", "--fps", "10")
     out, err = capsys.readouterr()
-    assert f"({rule}," in out and f"report: {tmp_path / 'r.html'}\n" in err
+    assert f"({rule}, {said} evidence" in out and f"report: {tmp_path / 'r.html'}\n" in err
     page = (tmp_path / "r.html").read_text()
     stored = json.loads((plain / "calibration.json").read_text())
     assert page.startswith("<!doctype html>") and page.count("<svg") == 8
-    assert f"<title>Calibration: {rule}, {stored['evidence']} evidence</title>" in page
+    assert f"<title>Calibration: {rule}, {said} evidence</title>" in page
     assert f"{36_000 * stored['realised_fpr']:,.0f}" in page and "at 10 frames a second" in page
     assert str(tmp_path) not in page
 

@@ -40,7 +40,9 @@ def test_a_pool_is_made_with_a_line_a_member_and_a_table(weights: Path, tmp_path
     assert [member.id for member in open_pool(tmp_path / "POOL").pool.members] == ["m000", "m001"]
     lines = result.stderr.splitlines()
     assert lines[0].startswith("original: accuracy 0.")
-    assert lines[1].startswith("m000: accuracy 0.") and "50 % of channels removed, in" in lines[1]
+    assert lines[1].startswith("crafted ") and lines[2].startswith("parent: accuracy 0.")
+    assert lines[3].startswith("m000: accuracy 0.") and "50 % of channels removed, in" in lines[3]
+    assert [member.kind for member in open_pool(tmp_path / "POOL").pool.members] == ["hardened", "robust"]
     assert f"next: pdtool export {tmp_path / 'POOL'}" in lines[-1]
     assert "random-channel, accuracy on" in result.stdout and "m001" in result.stdout
     again = run(weights, tmp_path / "POOL")
@@ -93,7 +95,7 @@ def test_the_hardened_recipe_and_its_settings_reach_the_pool(weights: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--hardening", "steps=2"), "--hardening goes with --recipe hardened, not with paper"),
+        (("--recipe", "paper", "--hardening", "steps=2"), "--hardening goes with --recipe hardened, not with paper"),
         (("--recipe", "hardened", "--hardening", "step=2"), "hardening has no setting 'step'; it takes share"),
         (("--method", "mutation-gf", "--hardening", "steps=2"), "does not go with --method mutation-gf"),
         (("--recipe", "hard"), "unknown recipe 'hard'; expected one of"),
@@ -160,10 +162,11 @@ def test_a_report_is_written_also_for_a_pool_that_is_complete(weights: Path, tmp
 
 def test_members_that_are_not_used_are_marked_and_the_used_ones_summed_up(weights: Path, tmp_path: Path) -> None:
     pool = tmp_path / "POOL"
-    run(weights, pool, "--members", "4", "--method", "l1-norm")
+    made = ("--members", "4", "--method", "l1-norm", "--recipe", "paper")
+    run(weights, pool, *made)
     accuracies = sorted(member.model.accuracy for member in open_pool(pool).pool.members)
     assert accuracies[0] < accuracies[1]
-    result = run(weights, pool, "--members", "4", "--method", "l1-norm", "--min-accuracy", str(accuracies[1]))
+    result = run(weights, pool, *made, "--min-accuracy", str(accuracies[1]))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
     assert [row[-1] for row in rows].count("not used") == 1
     last = {row[0]: row[1] for row in rows[-3:]}
