@@ -5,13 +5,14 @@ python benchmarks/recipes/table.py OUT > benchmarks/recipes/recipes.md
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "papers"))
 
+import numpy as np
 from adaptive_curves import curves
 from cells import figure, markdown
 from cost import costs
@@ -19,7 +20,9 @@ from documents import check_reports, each, read_log
 from rows import ADAPTIVE, DATA, ROWS, Row
 
 from pdtool.artifacts import Pool
+from pdtool.calibration.kinds import kinds_of, levels
 from pdtool.evaluation.adaptive_results import AdaptiveResult
+from pdtool.evaluation.metrics import threshold_at
 from pdtool.evaluation.results import AttackResult, Evaluation
 from pdtool.wording import NOTHING, duration
 
@@ -67,6 +70,8 @@ def write(out: Path) -> Iterator[str]:
         yield _summary(found)
         yield "### Every attack: label change rate / AUROC / TPR at 5 % / at 1 % of false alarms, all members asked"
         yield _attacks(found)
+        yield "### Agreement that is too perfect"
+        yield _two_sided(found, out / data.name)
         adaptive = each(AdaptiveResult, {n: out / data.name / f"{n}-adaptive" / "adaptive.json" for n in ADAPTIVE})
         if adaptive:
             yield "### Attackers who know the defence"
@@ -119,6 +124,38 @@ def _summary(found: Sequence[Found]) -> str:
             ))  # fmt: skip
             first = False
     return markdown(headers, rows, left=2)
+
+
+def _two_sided(found: Sequence[Found], folder: Path) -> str:
+    """What would be flagged at 5 % of false alarms if the least evidence of clean frames were suspicious, too."""
+    rows = []
+    for each_ in found:
+        with np.load(folder / f"{each_.row.name}-evaluation" / "votes.npz", allow_pickle=False) as votes:
+            kinds = {member.id: member.kind for member in each_.pool.members}
+            asked = kinds_of([kinds[id] for id in votes["order"].tolist()])
+            told = {name: levels(votes[f"{name}/graded"].astype(np.float64), asked)[:, -1] for name in _sets(votes)}
+            wrong = {name: votes[f"{name}/given"] != votes[f"{name}/truth"] for name in told}
+            before = {name: wrong["clean"][votes[f"{name}/source"]] for name in told}
+        clean = told.pop("clean")
+        attacks = {a.name for a in each_.report.attacks if a.frames.count >= FEW}
+        fooled = [told[name][wrong[name] & ~before[name]] for name in attacks]
+        low, high, top = -threshold_at(-clean, 0.025), threshold_at(clean, 0.025), threshold_at(clean, 0.05)
+        shares = (
+            fmean(float((values > top).mean()) for values in fooled),
+            fmean(float(((values > high) | (values < low)).mean()) for values in fooled),
+            fmean(float((values < low).mean()) for values in fooled),
+        )
+        rows.append((f"`{each_.row.name}`", *(f"{100 * share:.1f}" for share in shares)))
+    headers = (
+        "recipe", "flagged at 5 %, mean of attacks: above 95 % of clean frames", "above 97.5 % or below 97.5 %",
+        "of that, below",
+    )  # fmt: skip
+    return markdown(headers, rows)
+
+
+def _sets(votes: Mapping[str, object]) -> list[str]:
+    """The sets of frames that the file tells of whose images are the evaluation's own."""
+    return [name.partition("/")[0] for name in votes if name.endswith("/graded")]
 
 
 def _attacks(found: Sequence[Found]) -> str:

@@ -1,6 +1,7 @@
 """The recipe table: its rows are recipes that `compress` takes, its costs are counted rightly, its page reads a run."""
 
 import importlib
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -93,3 +94,7 @@ def test_the_page_has_every_row_that_was_made(script, workshop, tmp_path):
     assert "## GTSRB" in page and "CIFAR-10" not in page
     assert "| `hardened` | on attacks on the original |" in page and "deepfool" in page and "noise" in page
     assert "| attack | n | `hardened` |" in page
+    _, _, after = page.partition("### Agreement that is too perfect")
+    one, two, below = (float(cell) for cell in re.findall(r"\| ([\d.]+) ", after.splitlines()[4]))
+    row = next(line for line in page.splitlines() if "| 8 |" in line)  # all members asked
+    assert one == float(row.split("|")[9].split(",")[0]) and two <= one and below <= two
