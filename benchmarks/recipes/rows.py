@@ -19,6 +19,8 @@ EPOCHS = {"cifar10": ("--epochs", "4", "--flip"), "gtsrb": ("--epochs", "8")}  #
 PARTS = {"cifar10": ("#1/4", "#2/4"), "gtsrb": ("#1/2", "#2/2")}
 PROMISE = 0.2  # false alarms at most, of all rows: few members cannot promise less
 SURROGATES = 5
+KNOWN = 200  # images attacked by who has members
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,11 @@ def _of(images: Data, data: Path, out: Path, limit: int, seed: int) -> Iterator[
         if images.adaptive and row.name in ADAPTIVE:
             name = f"{row.name}-surrogates"
             yield compress(name, row, SURROGATES, seed + 1)
+            yield stage(
+                f"{row.name}/known", f"{row.name}-known.json",
+                "python", HERE / "known.py", out / f"{row.name}-bundle", out / row.name, out / name, test,
+                "--limit", min(KNOWN, limit), "--out", out / f"{row.name}-known.json", *seeded,
+            )  # fmt: skip
             yield stage(
                 f"{row.name}/adaptive", f"{row.name}-adaptive/adaptive.json",
                 "pdtool", "evaluate", out / f"{row.name}-bundle", "--pool", out / row.name, "--data", test,

@@ -1,6 +1,7 @@
 """The recipe table: its rows are recipes that `compress` takes, its costs are counted rightly, its page reads a run."""
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pdtool.cli.main import app
 from pdtool.compress.folder import open_pool
 from pdtool.compress.hardening import HARDENINGS, Hardening, parse_hardening
 from pdtool.compress.training import RECIPES
+from pdtool.errors import InputError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "recipes"
 SCRIPTS = [path.stem for folder in (FOLDER, FOLDER.parent / "papers") for path in folder.glob("*.py")]
@@ -55,6 +58,31 @@ def test_stages_have_names_of_their_own_and_leave_the_reported_half_alone(script
     assert {stage.name for stage in stages if stage.name.endswith("/adaptive")} == {
         f"cifar10/{name}/adaptive" for name in rows.ADAPTIVE
     }
+
+
+def test_who_has_members_is_measured_and_written_down(script, workshop, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(workshop / "pool", own)
+    folder = tmp_path / "out" / "cifar10"
+    out = folder / "hardened-known.json"
+    with pytest.raises(InputError, match="holds members of"):
+        script("known").main([*map(str, (workshop / "bundle", workshop / "pool", own)), "digits", "--out", str(out)])
+    weights = str(workshop / "weights.safetensors")
+    made = ("--members", "2", "--epochs", "1", "--max-drop", "1", "--seed", "9", "--recipe", "paper", "--quiet")
+    compress = ["compress", "--weights", weights, "--data", "digits", *made, "--out", str(tmp_path / "two")]
+    app(compress, standalone_mode=False)
+    places = (workshop / "bundle", workshop / "pool", tmp_path / "two")
+    script("known").main([*map(str, places), "digits", "--out", str(out), "--limit", "10"])
+    rows = json.loads(out.read_text())
+    assert [(row["attacker"], row["epsilon"]) for row in rows] == [
+        (name, epsilon) for name in ("oblivious", "own 1", "own 2", "stolen") for epsilon in (4, 8)
+    ]
+    for row in rows:
+        assert row["attacked"] == 10 and row["counted"] == row["mean"]  # all members are of one kind
+        assert row["counted"]["tpr_5"]["count"] == row["fooled"] <= 10
+        assert row["counted"]["tpr_1"]["events"] <= row["counted"]["tpr_5"]["events"]
+    page = script("table")._known({"hardened": rows})
+    assert "| own 2 | 4 |" in page and f"n = {rows[0]['fooled']}" in page
 
 
 def test_costs_are_counted_in_epochs_of_the_original(script, workshop):
