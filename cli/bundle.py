@@ -36,14 +36,15 @@ def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
     if c is not None:
         kept = "kept" if c.fpr_upper <= c.target_fpr else "NOT KEPT"
         state = (
-            f"calibrated ({c.rule}) on {c.data}: at most {percent(c.target_fpr)} false alarms promised, "
+            f"calibrated ({c.rule}, {c.counts} evidence) on {c.data}: at most {percent(c.target_fpr)} false alarms promised, "
             f"{percent(c.realised_fpr)} measured, bound {percent(c.fpr_upper)}: {kept}"
         )
     classes, precision = len(opened.bundle.classes), opened.bundle.precision
     print(f"{bundle}: {p.channels}x{p.height}x{p.width}, {classes} classes, {precision}, {state}")
+    mixed = len({member.kind for member in opened.bundle.members}) > 1
     rows = [
         (
-            m.id,
+            f"{m.id} {m.kind}" if mixed and m.kind else m.id,
             f"{m.macs / 1e6:.2f} M",
             f"{m.parameters:,}",
             *(("in its pack",) * 2 if m.part else (mib(m.file.bytes), mib(m.resident_bytes))),

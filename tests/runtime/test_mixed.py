@@ -11,6 +11,7 @@ from pdtool.artifacts import Kind
 from pdtool.calibration.kinds import kinds_of, levels, turns
 from pdtool.calibration.rules import Settings
 from pdtool.calibration.table import replay, table_of
+from pdtool.cli.main import app
 from pdtool.data import load_data
 from pdtool.errors import GateError, InputError, IntegrityError
 from pdtool.evaluation.screening import screen_set
@@ -93,6 +94,13 @@ def test_fewer_members_than_kinds_are_warned_about_or_refused(mixed, caplog):
     assert done.calibration.kinds == ("robust", "hardened")
     with pytest.raises(GateError, match="one member of each of its 3 kinds .* --mean-models allows 2.5"):
         calibrate(mixed, mean_models=2.5)
+
+
+def test_inspect_tells_the_kinds(mixed, capsys):
+    calibrate(mixed)
+    app(["bundle", "inspect", str(mixed)], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "m001 robust" in out and "m003 plain" in out and "(optimal, graded evidence)" in out
 
 
 def test_orders_are_secret_within_the_turns(mixed):
