@@ -36,8 +36,8 @@ def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
     if c is not None:
         kept = "kept" if c.fpr_upper <= c.target_fpr else "NOT KEPT"
         state = (
-            f"calibrated ({c.rule}, {c.counts} evidence) on {c.data}: at most {percent(c.target_fpr)} false alarms promised, "
-            f"{percent(c.realised_fpr)} measured, bound {percent(c.fpr_upper)}: {kept}"
+            f"calibrated ({c.rule}, {c.counts} evidence) on {c.data}: at most {percent(c.target_fpr)} false alarms "
+            f"promised, {percent(c.realised_fpr)} measured, bound {percent(c.fpr_upper)}: {kept}"
         )
     classes, precision = len(opened.bundle.classes), opened.bundle.precision
     print(f"{bundle}: {p.channels}x{p.height}x{p.width}, {classes} classes, {precision}, {state}")
