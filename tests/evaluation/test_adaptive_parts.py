@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pdtool.calibration.evidence import graded, shift_of
 from pdtool.calibration.evidence import margins as evidence_margins
+from pdtool.calibration.kinds import Kinds
 from pdtool.calibration.mmt import compile_mmt
 from pdtool.calibration.table import DecisionTable, GradedTable, SequentialTest, Table, replay
 from pdtool.calibration.wald import compile_wald
@@ -25,7 +26,7 @@ from pdtool.evaluation.adaptive_features import FEATURES, Features, push_feature
 from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost, weighed
 from pdtool.evaluation.adaptive_plan import Plan
 from pdtool.evaluation.adaptive_results import Goal, half_point
-from pdtool.evaluation.adaptive_transfer import push_together
+from pdtool.evaluation.adaptive_transfer import _all, push_together
 from pdtool.images import as_input
 
 Labels = NDArray[np.int64]
@@ -174,6 +175,60 @@ def test_attacking_two_nets_together_fools_both(net: torch.nn.Module, planes: to
         )
         assert ((net(found).argmax(1) == aims) & (other(found).argmax(1) == aims)).float().mean() > 0.9
         assert (other(alone).argmax(1) == aims).float().mean() < 0.6
+
+
+def test_a_thief_of_a_mixed_pool_keeps_what_fools_the_kind_that_is_hardest_to_fool() -> None:
+    """Of two iterates: all hardened and no robust members follow, or two of three of each; by turns they are drawn."""
+    kinds: Kinds = ("hardened", "robust") * 3
+    asked: list[int] = []
+
+    class Member(torch.nn.Module):
+        """Says 1 where pixel 0 is above its bound (hardened members), or pixel 1 is (robust ones)."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index, self.pixel, self.bound = index, index % 2, 0.2 + 0.25 * (index // 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.requires_grad:
+                asked.append(self.index)
+            lead = 20 * (x.flatten(1)[:, self.pixel] - self.bound)
+            return torch.stack([-lead, lead], dim=1)
+
+    members = [Member(i) for i in range(6)]
+
+    class Original(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x.flatten(1)[:, 0] * 0, x.flatten(1)[:, 0] * 0 + 9], dim=1)
+
+    aims = torch.ones(2, dtype=torch.int64)
+    places = torch.tensor([[[[0.9, 0.0]]], [[[0.6, 0.6]]]])  # (N, C, H, W): three and none follow, two of each kind do
+    for of, left in ((None, [0.5, 0.3]), (kinds, [1.0, 0.3])):  # the share that does not follow
+        score = _all(Original(), members, places, aims, of)
+        assert (score / 1000).round(decimals=1).tolist() == pytest.approx(left)
+    push_together(
+        Original(), members, places, aims, epsilon=0.1, steps=20, at_once=2, judge=True,
+        generator=torch.Generator().manual_seed(0), kinds=kinds,
+    )  # fmt: skip
+    drawn = [{index % 2 for index in pair} for pair in zip(asked[::2], asked[1::2], strict=True)]
+    assert drawn and all(pair == {0, 1} for pair in drawn)
+
+
+def test_of_a_mixed_pool_every_kind_must_be_won() -> None:
+    """Cleared by the table and free of cost are the same; where one kind still doubts, it alone is worked on."""
+    kinds: Kinds = ("robust", "hardened", "robust", "hardened")
+    table = GradedTable((0.9, 0.9, 0.9, 0.4), (None, 0.2, 0.2, 0.4), kinds)
+    said = np.array([[0.05, 0.05, 0.05, 0.05], [0.05, 0.8, 0.05, 0.8], [0.8, 0.05, 0.8, 0.05], [0.05, 0.6, 0.1, 0.0]])
+    entropy = torch.from_numpy(-np.log1p(-said)).float().requires_grad_(True)
+    costs = soft_cost(torch.ones(4, 4), entropy, table)
+    flagged, _ = replay(table, said)
+    assert ((costs == 0).numpy() == ~flagged).all() and flagged.tolist() == [False, True, True, False]
+    (gradient,) = torch.autograd.grad(costs.sum(), entropy)
+    assert (gradient[0] == 0).all()
+    assert (gradient[1, [0, 2]] == 0).all() and gradient[1, 1] > 0
+    assert (gradient[2, [1, 3]] == 0).all() and gradient[2, 0] > 0
+    alone = GradedTable(table.flag_above, table.clear_below)
+    assert (soft_cost(torch.ones(4, 4), entropy, alone) <= costs).all()
 
 
 def _cost_by_hand(against: NDArray[np.float64], entropy: NDArray[np.float64], table: DecisionTable) -> float:
