@@ -54,7 +54,8 @@ def _caught(e: Evaluation) -> Table:
         "detection accuracy); of the worst attack of each image, where every attack that fooled the image was flagged: "
         "a weak attack that is seen adds to those n, so that this share may be better than that of one attack. AUROC "
         "and TPR ask every member and tell such frames from all clean ones: by the label change rate (LCR), and by the "
-        "mean graded evidence, 1 - the member's probability of the original's label "
+        "mean graded evidence, 1 - the member's probability of the original's label, of a mixed pool the largest of "
+        "the kinds' means "
         f"(temperatures: {e.subject.temperatures}{weighed}). A TPR at x % FPR counts frames strictly above the lowest "
         "threshold that at most x % of the clean frames pass; where clean frames tie, fewer pass, and nothing is "
         f"interpolated.{_unscreened(e)}",
