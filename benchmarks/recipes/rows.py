@@ -70,6 +70,7 @@ ROWS = (
     Row("distilled", "fine-tuned, imitating the original", ("--recipe", "distilled"), 2, ablation=True),
 )
 ADAPTIVE = ("paper", "hardened", "robust-6", "mixed")  # attacked by those who know them, CIFAR-10 alone
+THREATS = ("oblivious", "surrogates", "stolen", "full")  # those who want a wrong label and take gradients
 
 ATTACKS = (
     "cw:const=1,searches=4,steps=200",
@@ -152,5 +153,6 @@ def _of(images: Data, data: Path, out: Path, limit: int, seed: int) -> Iterator[
                 f"{row.name}/adaptive", f"{row.name}-adaptive/adaptive.json",
                 "pdtool", "evaluate", out / f"{row.name}-bundle", "--pool", out / row.name, "--data", test,
                 "--limit", min(images.adaptive, limit), "--adaptive", "--surrogates", out / name,
+                *(text for threat in THREATS for text in ("--threat", threat)),
                 "--out", out / f"{row.name}-adaptive", *seeded,
             )  # fmt: skip
