@@ -14,8 +14,9 @@ from pdtool.errors import GateError, UsageError
 from pdtool.wording import duration
 
 if TYPE_CHECKING:
-    from pdtool.compress.plan import PoolPlan, Spread
+    from pdtool.compress.plan import PoolPlan
     from pdtool.compress.prepare import PoolRequest
+    from pdtool.compress.timing import Spread
     from pdtool.devices.catalogue import DeviceProfile
 
 

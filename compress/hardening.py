@@ -46,7 +46,8 @@ class Hardening:
         shares = ("robust_share", "robust_members", "plain_members", "orthogonal_share", "fresh")
         for name in ("share", "benign", "targeted", "l2", "robust", *shares):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"hardening: {name} should lie in [0, 1], is {getattr(self, name):g}")
+                hint = "; pixels do, write 6/255" if name == "robust" else ""
+                raise UsageError(f"hardening: {name} should lie in [0, 1], is {getattr(self, name):g}{hint}")
         if not 0 < self.epsilon <= 1:
             raise UsageError(f"hardening: epsilon should lie in (0, 1], pixels do, is {self.epsilon:g}; write 10/255")
         if not 0 < self.crafted < math.inf:

@@ -1,55 +1,28 @@
 """What making a pool would take, before it is made: a few members are started, one or more trained for some steps."""
 
-import gc
-import math
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from torch import nn
 
-from pdtool.artifacts import Kind
-from pdtool.compress.contract import Draft, Task
-from pdtool.compress.costs import count, count_nonzero
-from pdtool.compress.crafting import BATCH, craft
-from pdtool.compress.member import member_seed
-from pdtool.compress.parent import parent_steps, raise_parent
-from pdtool.compress.prepare import PoolRequest, Prepared, prepare
-from pdtool.compress.scouting import crafted_count
-from pdtool.compress.training import Crafted, accuracy, estimate_norms
+from pdtool.compress.costs import count
+from pdtool.compress.prepare import PoolRequest, prepare
+from pdtool.compress.timing import (
+    Spread,
+    by_kind_of,
+    seconds_of_parent,
+    seconds_to_finish,
+    sizes_of,
+    some_crafted,
+    timed_steps,
+)  # fmt: skip
+from pdtool.compress.training import accuracy
 from pdtool.compress.weights import weights_bytes
 from pdtool.devices.catalogue import DeviceProfile
-from pdtool.devices.memory import give_back
 from pdtool.devices.roofline import ITEM_BYTES, Fit, fits
-from pdtool.errors import GateError
 
-__all__ = ["BoardFit", "PoolPlan", "Spread", "fits_board", "plan_pool"]
-
-STARTED = 8  # members that are started to see how large they are
-STEPS = 100  # steps that are timed
-WARM = 3  # steps before them: memory is allocated in the first ones
-PARENT = 8  # steps of a parent that are timed, the first two left out
-CRAFTED = 4  # batches that are crafted and timed
-PATIENCE = 2.0  # seconds after which fewer will do
-AT_MOST = 10.0  # seconds after which a single step is given up
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Several figures of one kind."""
-
-    mean: float
-    least: float
-    most: float
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Spread":
-        """Of one figure at least."""
-        return Spread(mean=float(np.mean(values)), least=min(values), most=max(values))
+__all__ = ["BoardFit", "PoolPlan", "fits_board", "plan_pool"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +81,15 @@ def plan_pool(request: PoolRequest, board: DeviceProfile | None = None) -> PoolP
     right = accuracy(the.net, ready.task.held.images, ready.task.held.labels, the.preprocessing)
     costs = count(the.net, the.spec.input)
     once = time.perf_counter() - begun
-    ready, crafting = _crafted(ready)
+    ready, crafting = some_crafted(ready)
     task, scouts = ready.task, ready.task.hardening.scouts if ready.task.hardening else 0
-    sizes, start = _sizes(ready, request)
+    sizes, start = sizes_of(ready, request)
     macs, lengths, parameters = zip(*sizes, strict=True)
     typical = int(np.argsort(macs)[len(macs) // 2])  # members may be of unlike size: time one in the middle
-    finish = _finish(ready, request, typical)
-    by_kind = [_timed(ready, request, typical, kind, own) for kind, own in _kinds(request).items()]
+    finish = seconds_to_finish(ready, request, typical)
+    by_kind = [timed_steps(ready, request, typical, kind, own) for kind, own in by_kind_of(request).items()]
     notes = tuple(note for kind in by_kind for note in kind.notes)
-    steps, once = ready.method.steps(task), once + crafting + _parent(ready)
+    steps, once = ready.method.steps(task), once + crafting + seconds_of_parent(ready)
 
     def whole(name: Literal["mean", "least", "most"]) -> float:
         seconds = once + request.members * (start + finish)
@@ -159,144 +132,3 @@ def fits_board(parameters: int, board: DeviceProfile) -> BoardFit:
         fp32=fits(parameters * ITEM_BYTES["fp32"], board, basis=basis),
         fp16=fits(parameters * ITEM_BYTES["fp16"], board, basis=basis),
     )
-
-
-def _crafted(ready: Prepared) -> tuple[Prepared, float]:
-    """With a few crafted images, and the seconds that all of them take."""
-    task, hardening, wanted = ready.task, ready.task.hardening, crafted_count(ready.method, ready.task)
-    if hardening is None:
-        return ready, 0.0
-
-    def some(nets: list[nn.Module]) -> tuple[Crafted, float]:
-        ends = [time.perf_counter()]
-        few = craft(
-            nets,
-            task.training,
-            hardening,
-            task.recipe,
-            seed=0,
-            count=min(wanted, CRAFTED * BATCH),
-            tick=lambda _: ends.append(time.perf_counter()),
-        )
-        # the first batch is slower, memory is allocated in it
-        each = (ends[-1] - ends[1]) / (len(ends) - 2) if len(ends) > 2 else ends[1] - ends[0]
-        return few, math.ceil(wanted / BATCH) * each
-
-    crafted, seconds = some([task.original.net])
-    if hardening.scouts:  # once against the original, once against a scout, too
-        seconds += some([task.original.net, ready.method.start(task).net])[1]
-    return replace(ready, task=replace(task, crafted=crafted)), seconds
-
-
-def _parent(ready: Prepared) -> float:
-    """Seconds that the parent of a hardened pool takes, as a few of its steps tell."""
-    steps, ends = parent_steps(ready.method, ready.task), [time.perf_counter()]
-
-    def tick(count: int) -> None:
-        ends.append(time.perf_counter())
-        if len(ends) > PARENT or ends[-1] > ends[0] + PATIENCE:
-            raise _Enough
-
-    if steps:
-        with suppress(_Enough):
-            raise_parent(replace(ready.task, kind="robust", tick=tick))
-    taken = np.diff(ends)
-    return steps * float(np.mean(taken[2:] if len(taken) > 2 else taken)) if steps else 0.0
-
-
-def _draft(ready: Prepared, request: PoolRequest, index: int) -> Draft:
-    return ready.method.start(_own(ready, request, index))
-
-
-def _own(ready: Prepared, request: PoolRequest, index: int) -> Task:
-    """Of member number `index`."""
-    kind = "plain" if request.hardening is None else request.hardening.kind(index)
-    return replace(ready.task, seed=member_seed(request.seed, index), kind=kind)
-
-
-def _sizes(ready: Prepared, request: PoolRequest) -> tuple[list[tuple[int, int, int]], float]:
-    """(MACs, bytes, parameters) of the first members, and the seconds that it takes to start one."""
-    begun, sizes = time.perf_counter(), list[tuple[int, int, int]]()
-    while not sizes or (len(sizes) < min(request.members, STARTED) and time.perf_counter() < begun + PATIENCE):
-        net = _draft(ready, request, len(sizes)).net
-        costs = count(net, ready.task.original.spec.input)
-        sizes.append((costs.macs, len(weights_bytes(net, {})), costs.parameters))
-    return sizes, (time.perf_counter() - begun) / len(sizes)
-
-
-def _finish(ready: Prepared, request: PoolRequest, index: int) -> float:
-    """Seconds for what is done with a member beside its steps."""
-    task, net = ready.task, _draft(ready, request, index).net
-    begun = time.perf_counter()
-    if ready.recipe:
-        estimate_norms(net, task.training, task.recipe.norm_images)
-    norms = time.perf_counter() - begun
-    accuracy(net, task.held.images, task.held.labels, task.original.preprocessing)
-    count_nonzero(net, count(net, task.original.spec.input))
-    gc.collect()  # this and the next as after every member
-    give_back()
-    # batch norm is estimated after every round, all else once
-    return time.perf_counter() - begun + norms * ((task.settings.rounds or 1) - 1)
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """Seconds of the steps of so many members of a kind, from `timed` of them; and what went wrong with them."""
-
-    kind: Kind
-    members: int
-    timed: int
-    step: Spread
-    notes: tuple[str, ...]
-
-
-def _kinds(request: PoolRequest) -> dict[Kind, list[int]]:
-    """The members by index, those of one kind together: their steps take as long."""
-    kinds: dict[Kind, list[int]] = {}
-    for index in range(request.members):
-        kind: Kind = "plain" if request.hardening is None else request.hardening.kind(index)
-        kinds.setdefault(kind, []).append(index)
-    return kinds
-
-
-def _timed(ready: Prepared, request: PoolRequest, typical: int, kind: Kind, own: Sequence[int]) -> _Timed:
-    """Steps of a member of `own`, the `typical` one if it is one of them, and where it has few, of others."""
-    first = typical if typical in own else own[0]
-    steps = len(own) * ready.method.steps(ready.task)
-    warm = WARM if ready.recipe and steps > 2 * WARM else 0  # a method that does not train has a step a member
-    taken, notes = list[float](), list[str]()
-    begun = last = time.perf_counter()
-
-    def tick(count: int) -> None:
-        nonlocal last, warm
-        now = time.perf_counter()
-        if count and warm:
-            warm, last = warm - 1, now
-        elif count:
-            taken.append((now - last) / count)
-            last = now
-        if len(taken) >= STEPS or now > begun + (PATIENCE if taken else AT_MOST):
-            raise _Enough
-
-    try:
-        for index in chain([first], (index for index in own if index != first)):
-            net, before = _draft(ready, request, index).net, len(taken)
-            last = time.perf_counter()
-            try:
-                ready.method.tune(replace(_own(ready, request, index), tick=tick), net)
-            except GateError as error:
-                notes.append(f"m{index:03d}: {error}")
-                taken += [time.perf_counter() - last] if len(taken) == before else []
-    except _Enough:
-        if not taken:
-            taken.append(time.perf_counter() - last)
-            notes.append(f"a step took more than {AT_MOST:.0f} s: the time is the least that it can take")
-    low, high = np.quantile(taken or [0.0], [0.1, 0.9])
-    mean = np.clip(taken or [0.0], low, high).mean()  # a hiccup of the machine does not count a thousand times
-    return _Timed(
-        kind, len(own), len(taken), Spread(mean=float(mean), least=float(low), most=float(high)), tuple(notes)
-    )
-
-
-class _Enough(Exception):
-    """Enough steps were timed."""

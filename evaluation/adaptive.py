@@ -19,11 +19,12 @@ from pdtool.compress.watch import Watch, silent
 from pdtool.errors import InputError, UsageError
 from pdtool.evaluation.adaptive_cells import Work, drop_unused
 from pdtool.evaluation.adaptive_checks import check_attacks, check_disturbances, curves_of
+from pdtool.evaluation.adaptive_disturbed import disturbances
 from pdtool.evaluation.adaptive_plan import LIMIT, THREATS, Plan
 from pdtool.evaluation.adaptive_report import html_page, markdown_page
 from pdtool.evaluation.adaptive_results import AdaptiveResult
 from pdtool.evaluation.adaptive_stage import open_stage
-from pdtool.evaluation.adaptive_threats import check_cells, curve_cells, disturbances
+from pdtool.evaluation.adaptive_threats import check_cells, curve_cells
 from pdtool.extras import require
 from pdtool.files import write_atomic, write_error
 from pdtool.runtime.bundle import pretty

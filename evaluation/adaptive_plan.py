@@ -53,6 +53,11 @@ class Plan:
         bounded = [epsilon for epsilon in self.epsilons if epsilon < 1] or list(self.epsilons)
         return bounded[len(bounded) // 2]
 
+    @property
+    def fewer(self) -> int:
+        """The steps of the attacks that the real ones are checked against."""
+        return max(1, self.steps // 5)
+
 
 def parse_epsilon(text: str) -> float:
     """`8/255` or `0.03` as a number. Raises UsageError for what is none; `Plan` checks the range.

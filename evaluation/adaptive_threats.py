@@ -1,4 +1,4 @@
-"""Every attacker at every epsilon, made and counted."""
+"""Every attacker who wants a wrong label at every epsilon, made and counted."""
 
 from functools import partial
 from pathlib import Path
@@ -9,21 +9,19 @@ import torch
 from numpy.typing import NDArray
 
 from pdtool.artifacts import FileEntry
-from pdtool.evaluation.adaptive_availability import costliest_share, disturb
 from pdtool.evaluation.adaptive_cells import Attempt, Kept, Work, attack_all, keep, pictures, store, unit
 from pdtool.evaluation.adaptive_decision import Found, search
 from pdtool.evaluation.adaptive_features import FEATURES, SETTINGS, Features, push_features
 from pdtool.evaluation.adaptive_full import WAYS, Way, evade
 from pdtool.evaluation.adaptive_plan import GRADIENT, Plan
-from pdtool.evaluation.adaptive_results import Cell, Disturbance, Goal, Threat
+from pdtool.evaluation.adaptive_results import Cell, Threat
 from pdtool.evaluation.adaptive_stage import Judged, Stage, judge
 from pdtool.evaluation.adaptive_transfer import push_together
 from pdtool.evaluation.attacked import Attacked
 from pdtool.evaluation.metrics import mean_of, rate
 from pdtool.jsonform import JsonValue
-from pdtool.wording import number
 
-__all__ = ["check_cells", "curve_cells", "disturbances"]
+__all__ = ["check_cells", "curve_cells"]
 
 SURROGATES = (1, 5, 20)  # members of the attacker's own, as far as there are so many
 
@@ -49,15 +47,10 @@ def check_cells(work: Work, plan: Plan) -> tuple[Cell, ...]:
     for threat in GRADIENT:
         if threat in plan.threats:
             count = _counts(work.stage)[-1] if threat == "surrogates" else None
-            cells.append(_gradient_cell(work, plan, threat, count, plan.middle, fewer(plan)))
+            cells.append(_gradient_cell(work, plan, threat, count, plan.middle, plan.fewer))
             if threat in ("stolen", "full"):
                 cells.append(_gradient_cell(work, plan, threat, count, plan.middle, plan.steps, again=True))
     return tuple(cells)
-
-
-def fewer(plan: Plan) -> int:
-    """The steps of the attack that the real one is compared with."""
-    return max(1, plan.steps // 5)
 
 
 def _counts(stage: Stage) -> tuple[int, ...]:
@@ -239,72 +232,5 @@ def _decision_cell(
         spent=mean_of(found.spent),
         queries=mean_of(first[evades]),
         evaded=tuple(int(i) for i in attacked.source[evades]),
-        file=file,
-    )
-
-
-def disturbances(work: Work, plan: Plan) -> tuple[tuple[Disturbance, ...], tuple[Disturbance, ...]]:
-    """Clean frames as they are, then changed so that they raise alarms, and so that they ask many members; and the
-    latter two with fewer steps at the middle epsilon, to check the attack by."""
-    stage = work.stage
-    rng = np.random.default_rng(work.seed)
-    shares: dict[Goal, float] = {"alarm": 1.0, "delay": costliest_share(stage.table, len(stage.members), rng)}
-    clean = judge(stage, pictures(stage.images))
-    made = [_disturbance(None, None, 0.0, 0, clean, None)]
-    for goal, share in shares.items():
-        for epsilon in (e for e in plan.epsilons if e < 1):
-            made.append(_disturbed(work, plan, goal, share, epsilon, plan.steps))
-    few = []
-    if plan.middle < 1:
-        few = [_disturbed(work, plan, goal, share, plan.middle, fewer(plan)) for goal, share in shares.items()]
-    return tuple(made), tuple(few)
-
-
-def _disturbed(work: Work, plan: Plan, goal: Goal, share: float, epsilon: float, steps: int) -> Disturbance:
-    stage = work.stage
-    settings: dict[str, JsonValue] = {"goal": goal, "share": share, "epsilon": epsilon, "steps": steps}
-    settings |= {"at_once": plan.at_once}
-
-    def make(path: Path, key: str) -> Kept:
-        label = f"{goal} at {unit(epsilon)}, {steps} steps"
-        generator = torch.Generator().manual_seed(work.seed)
-        pieces = []
-        with work.watch(label, len(stage.images)) as task:
-            for start in range(0, len(stage.images), work.batch):
-                rows = slice(start, start + work.batch)
-                pieces.append(
-                    disturb(
-                        stage.original, stage.members, stage.table, stage.grading, stage.images[rows],
-                        stage.labels[rows], kinds=stage.kinds, goal=goal, share=share, epsilon=epsilon,
-                        steps=steps, at_once=plan.at_once, generator=generator,
-                    )
-                )  # fmt: skip
-                task.advance(len(pieces[-1]))
-            images = torch.cat(pieces)
-            said = judge(stage, pictures(images))
-            file = store(work, path, goal, settings, images)[1]
-            done = _disturbance(goal, share, epsilon, steps, said, file)
-            task.say(
-                f"{label}: {done.flagged.events} of {done.attacked} flagged with the label kept, "
-                f"{number(done.models_used.value)} members asked"
-            )
-        return Kept(key=key, cells=(), disturbances=(done,))
-
-    return keep(work, f"{goal}-{255 * epsilon:.4g}-{steps}", settings, make).disturbances[0]
-
-
-def _disturbance(
-    goal: Goal | None, share: float | None, epsilon: float, steps: int, said: Judged, file: FileEntry | None
-) -> Disturbance:
-    kept = ~said.wrong & (said.given >= 0)
-    return Disturbance(
-        goal=goal,
-        share=share,
-        epsilon=epsilon,
-        steps=steps,
-        attacked=len(kept),
-        kept=rate(kept),
-        flagged=rate(said.flagged & kept),
-        models_used=mean_of(said.used[kept]),
         file=file,
     )

@@ -50,6 +50,7 @@ from pdtool.images import size_of
 from pdtool.jsonform import encode
 from pdtool.outputs import new_folder
 from pdtool.runtime.bundle import OpenBundle, open_bundle, pretty
+from pdtool.runtime.calibrated import calibration_of
 from pdtool.runtime.screener import Screener
 
 __all__ = ["DEFAULT_ATTACKS", "Extras", "evaluate_bundle"]
@@ -129,9 +130,7 @@ def evaluate_bundle(
     _ask_for_packages(chosen.values(), controls.values(), baselines)
     clock = _Clock()
     opened, of = open_bundle(bundle), open_pool(pool, model=model)
-    calibration = opened.calibration
-    if calibration is None:
-        raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
+    calibration = calibration_of(opened)
     subject = subject_of(opened, of, calibration)
     others = [open_other(folder, opened) for folder in extras.compare]
     Screener.open(bundle, memory_budget=memory_budget).close()  # a budget that is too small is said before the attacks

@@ -10,13 +10,13 @@ from types import TracebackType
 import numpy as np
 
 from pdtool.artifacts import BundleModel
-from pdtool.calibration.kinds import kinds_of, turns
 from pdtool.calibration.table import CONTINUE, FLAG, table_of
 from pdtool.decisions import Calibration, Verdict
 from pdtool.devices.memory import parse_bytes
 from pdtool.errors import InputError, UsageError
 from pdtool.images import Images, as_input, fit, size_of
 from pdtool.runtime.bundle import OpenBundle, open_bundle
+from pdtool.runtime.calibrated import calibration_of
 from pdtool.runtime.forecast import Plan, expected_loads
 from pdtool.runtime.need import need
 from pdtool.runtime.providers import Provider, open_calibrated
@@ -102,33 +102,13 @@ class Screener:
         if rotate is not None and rotate < 1:
             raise UsageError(f"expected to re-draw the order every 1 or more frames, got {rotate}")
         opened = open_bundle(bundle)
-        if opened.calibration is None:
-            raise InputError(f"{bundle}: is not calibrated; run: pdtool calibrate {bundle} --data CLEAN_IMAGES")
-        if opened.calibration.max_models > len(opened.bundle.members):
-            raise InputError(f"{bundle}: its calibration asks more members than it has; calibrate it again")
-        scales = opened.calibration.temperatures
-        if scales is not None and len(scales) != len(opened.bundle.members):
-            raise InputError(
-                f"{bundle}: its calibration has {len(scales)} temperatures for {len(opened.bundle.members)} members; "
-                f"calibrate it again"
-            )
-        kinds = kinds_of([member.kind for member in opened.bundle.members])
-        if opened.calibration.kinds not in (None, kinds and turns(kinds)[: opened.calibration.max_models]):
-            raise InputError(f"{bundle}: its calibration is for members of other kinds; calibrate it again")
-        gpu = opened.calibration.engines.split()[0]
+        calibration = calibration_of(opened)
+        gpu = calibration.engines.split()[0]
         if budget is not None and gpu in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
             raise UsageError(f"{gpu} does not say what models take on the GPU: leave the memory budget out")
         provider = open_calibrated(opened, threads=threads, build=build, note=note)
         try:
-            return cls(
-                opened,
-                opened.calibration,
-                provider,
-                budget=budget,
-                seed=seed,
-                rotate=rotate,
-                time_budget=time_budget,
-            )
+            return cls(opened, calibration, provider, budget=budget, seed=seed, rotate=rotate, time_budget=time_budget)
         except BaseException:
             provider.close()
             raise

@@ -12,10 +12,11 @@ from torch import nn
 from pdtool.compress.contract import TRAINING, Draft, Method, Task
 from pdtool.compress.hardening import Hardening
 from pdtool.compress.models import build
-from pdtool.compress.plan import AT_MOST, PATIENCE, STEPS, fits_board, plan_pool
+from pdtool.compress.plan import fits_board, plan_pool
 from pdtool.compress.pool import PoolRequest, make_pool
 from pdtool.compress.prepare import METHODS
 from pdtool.compress.recipe import RECIPES
+from pdtool.compress.timing import AT_MOST, PATIENCE, STEPS
 from pdtool.devices.catalogue import find
 from pdtool.errors import GateError
 from pdtool.jsonform import JsonValue
