@@ -18,7 +18,6 @@ EPOCHS = {"cifar10": ("--epochs", "4", "--flip"), "gtsrb": ("--epochs", "8")}  #
 # that `benchmarks/papers` reports on is not touched there. Traffic signs have too few tracks to be cut into quarters.
 PARTS = {"cifar10": ("#1/4", "#2/4"), "gtsrb": ("#1/2", "#2/2")}
 PROMISE = 0.2  # false alarms at most, of all rows: few members cannot promise less
-SURROGATES = 5
 KNOWN = 200  # images attacked by who has members
 HERE = Path(__file__).resolve().parent
 
@@ -54,6 +53,8 @@ ROWS = (
     Row("robust-4", "... and attacked themselves, 4/255", _hard(parent=6, robust="4/255")),
     Row("robust-6", "... and attacked themselves, 6/255", _hard(parent=6, robust="6/255")),
     Row("mixed", "half of them so, 6/255", _hard("robust_members=0.5", parent=6, robust="6/255")),
+    Row("paper-16", "fine-tuned, sixteen members", ("--recipe", "paper"), 16, ablation=True),
+    Row("mixed-16", "mixed, sixteen members", _hard("robust_members=0.5", parent=6, robust="6/255"), 16, ablation=True),
     Row("robust-8", "... and attacked themselves, 8/255", _hard(parent=6, robust="8/255"), 2, ablation=True),
     Row("robust-6-no-parent", "attacked themselves, no parent", _hard(robust="6/255"), 2, ablation=True),
     Row(
@@ -69,7 +70,8 @@ ROWS = (
     Row("fresh", "all layers anew", _hard("fresh=1"), 2, ablation=True),
     Row("distilled", "fine-tuned, imitating the original", ("--recipe", "distilled"), 2, ablation=True),
 )
-ADAPTIVE = ("paper", "hardened", "robust-6", "mixed")  # attacked by those who know them, CIFAR-10 alone
+# Attacked by those who know them, CIFAR-10 alone: the attacker's own members
+ADAPTIVE = {"paper": 5, "hardened": 5, "robust-6": 5, "mixed": 20}
 THREATS = ("oblivious", "surrogates", "stolen", "full")  # those who want a wrong label and take gradients
 
 ATTACKS = (
@@ -143,7 +145,7 @@ def _of(images: Data, data: Path, out: Path, limit: int, seed: int) -> Iterator[
     for row in rows:
         if images.adaptive and row.name in ADAPTIVE:
             name = f"{row.name}-surrogates"
-            yield compress(name, row, SURROGATES, seed + 1)
+            yield compress(name, row, ADAPTIVE[row.name], seed + 1)
             yield stage(
                 f"{row.name}/known", f"{row.name}-known.json",
                 "python", HERE / "known.py", out / f"{row.name}-bundle", out / row.name, out / name, test,

@@ -46,7 +46,7 @@ def weights_of(folder: Path) -> dict[str, bytes]:
         ("crafted", math.inf, "crafted should be a number above 0, is inf"),
         ("steps", 0, r"steps should lie in 1\.\.1000, is 0"),
         ("scouts", -1, r"scouts should lie in 0\.\.100, is -1"),
-        ("robust", 6.0, r"robust should lie in \[0, 1\], is 6"),
+        ("robust", 6.0, r"robust should lie in \[0, 1\], is 6; pixels do, write 6/255"),
         ("robust_members", 0.5, "robust_members goes with robust"),
         ("orthogonal", -1.0, "orthogonal should be a number of at least 0, is -1"),
         ("fresh", 2.0, r"fresh should lie in \[0, 1\], is 2"),
