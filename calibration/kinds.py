@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pdtool.artifacts import KINDS, Kind
 
-__all__ = ["Kinds", "kinds_of", "levels", "orders", "turns"]
+__all__ = ["Kinds", "by_turns", "kinds_of", "levels", "orders", "turns"]
 
 Kinds = tuple[Kind, ...]  # of the members (M,)
 
@@ -37,6 +37,16 @@ def turns(kinds: Kinds) -> Kinds:
     counts = {kind: kinds.count(kind) for kind in kinds}
     places = [(i / count, -KINDS.index(kind), kind) for kind, count in counts.items() for i in range(count)]
     return tuple(kind for *_, kind in sorted(places))
+
+
+def by_turns(kinds: Kinds) -> tuple[int, ...]:
+    """The members, by index, kinds by turns; those of one kind stay in their order.
+
+    >>> by_turns(("hardened", "robust", "robust", "hardened"))
+    (1, 0, 2, 3)
+    """
+    waiting = {kind: iter([i for i, own in enumerate(kinds) if own == kind]) for kind in kinds}
+    return tuple(next(waiting[kind]) for kind in turns(kinds))
 
 
 def orders(members: int, kinds: Kinds | None, rows: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pdtool.calibration.kinds import Kinds, kinds_of
+from pdtool.calibration.kinds import Kinds, by_turns, kinds_of
 from pdtool.calibration.table import Table, table_of
 from pdtool.compress.folder import PoolFolder, open_pool
 from pdtool.data import Dataset, labels_as, load_data, refuse_seen
@@ -127,9 +127,7 @@ def open_stage(
             original=original,
             members=tuple(of.member(id).requires_grad_(False) for id in order),
             kinds=kinds_of([member.kind for member in screener.residency.order]),
-            surrogates=()
-            if own is None
-            else tuple(own.member(m.id).requires_grad_(False) for m in own.pool.members if m.used),
+            surrogates=() if own is None else _surrogates(own),
             data=clean,
             images=torch.from_numpy(as_input(clean.images)[source]),
             labels=torch.from_numpy(truth[source]),
@@ -168,6 +166,14 @@ def _aims(logits: torch.Tensor, labels: torch.Tensor, targets: int | None, seed:
     mixed = mixed.scatter(1, likeliest[:, None], -1.0).scatter(1, own, 2.0)
     ranked = mixed.argsort(dim=1)
     return tuple(ranked[:, k].contiguous() for k in range(min(targets, classes - 1)))
+
+
+def _surrogates(own: PoolFolder) -> tuple[nn.Module, ...]:
+    """Members of the attacker's own: of a mixed pool kinds by turns, those hardest to fool first, as they are asked;
+    who makes but one makes it of that kind."""
+    used = [member for member in own.pool.members if member.used]
+    chosen = by_turns(tuple(member.kind or "plain" for member in used))
+    return tuple(own.member(used[i].id).requires_grad_(False) for i in chosen)
 
 
 def _check_pools(opened: OpenBundle, of: PoolFolder, own: PoolFolder | None) -> None:
