@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from pdtool.artifacts import Kind
 from pdtool.calibration.evidence import graded, shift_of
 from pdtool.calibration.evidence import margins as evidence_margins
 from pdtool.calibration.kinds import Kinds
@@ -26,6 +28,7 @@ from pdtool.evaluation.adaptive_features import FEATURES, Features, push_feature
 from pdtool.evaluation.adaptive_full import LEAD, WAYS, evade, members_that_matter, soft_cost, weighed
 from pdtool.evaluation.adaptive_plan import Plan
 from pdtool.evaluation.adaptive_results import Goal, half_point
+from pdtool.evaluation.adaptive_stage import _surrogates
 from pdtool.evaluation.adaptive_transfer import _all, push_together
 from pdtool.images import as_input
 
@@ -212,6 +215,26 @@ def test_a_thief_of_a_mixed_pool_keeps_what_fools_the_kind_that_is_hardest_to_fo
     )  # fmt: skip
     drawn = [{index % 2 for index in pair} for pair in zip(asked[::2], asked[1::2], strict=True)]
     assert drawn and all(pair == {0, 1} for pair in drawn)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "first"),
+    [((None, None, None), ["m1", "m2", "m3"]), (("hardened", "hardened", "robust", "robust"), ["m3", "m1"])],
+)
+def test_who_makes_few_members_of_a_mixed_pool_makes_the_hardest_first(
+    kinds: tuple[Kind | None, ...], first: list[str]
+) -> None:
+    """Those that are not used, as the first, are left out."""
+    members = [SimpleNamespace(id=f"m{i}", used=i > 0, kind=kind) for i, kind in enumerate((None, *kinds))]
+    folder = SimpleNamespace(pool=SimpleNamespace(members=members), member=lambda id: _Named(id))
+    named = [str(net.name) for net in _surrogates(cast(Any, folder))]
+    assert named[: len(first)] == first and sorted(named) == [f"m{i + 1}" for i in range(len(kinds))]
+
+
+class _Named(torch.nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
 
 def test_of_a_mixed_pool_every_kind_must_be_won() -> None:
