@@ -142,6 +142,11 @@ def _of(images: Data, data: Path, out: Path, limit: int, seed: int) -> Iterator[
             "--control", "all", "--attack-on", "cpu", "--images", out / "images",
             "--out", out / f"{row.name}-evaluation", *seeded,
         )  # fmt: skip
+        yield stage(
+            f"{row.name}/gradients", f"{row.name}-gradients.json",
+            "python", HERE / "gradients.py", out / row.name, test, "--limit", limit,
+            "--out", out / f"{row.name}-gradients.json",
+        )  # fmt: skip
     for row in rows:
         if images.adaptive and row.name in ADAPTIVE:
             name = f"{row.name}-surrogates"

@@ -74,6 +74,11 @@ def write(out: Path) -> Iterator[str]:
         yield _attacks(found)
         yield "### Agreement that is too perfect"
         yield _two_sided(found, out / data.name)
+        alike = {row.name: out / data.name / f"{row.name}-gradients.json" for row in ROWS}
+        alike = {row: path for row, path in alike.items() if path.exists()}
+        if alike:
+            yield "### How alike gradients are"
+            yield _gradients({row: json.loads(path.read_text()) for row, path in alike.items()})
         known = {row: out / data.name / f"{row}-known.json" for row in ADAPTIVE}
         known = {row: path for row, path in known.items() if path.exists()}
         if known:
@@ -158,6 +163,20 @@ def _two_sided(found: Sequence[Found], folder: Path) -> str:
         "of that, below",
     )  # fmt: skip
     return markdown(headers, rows)
+
+
+def _gradients(found: Mapping[str, dict[str, float | None]]) -> str:
+    """Rows of `gradients.py`."""
+    rows = []
+    for row, told in found.items():
+        each_ = (told["original"], told["one_kind"], told["two_kinds"])
+        rows.append((f"`{row}`", *(NOTHING if value is None else f"{value:.2f}" for value in each_)))
+    count = " to ".join(str(n) for n in sorted({int(told["images"] or 0) for told in found.values()}))
+    headers = ("recipe", "of a member and the original", "of two members of one kind", "of two kinds")
+    return (
+        f"Cosine between gradients of the cross-entropy, mean over {count} clean images and pairs of nets "
+        "(`gradients.py`); 0: right angles.\n\n" + markdown(headers, rows)
+    )
 
 
 def _known(found: Mapping[str, list[dict[str, Any]]]) -> str:
