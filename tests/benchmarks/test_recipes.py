@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pdtool.cli.main import app
 from pdtool.compress.folder import open_pool
@@ -43,7 +44,11 @@ def test_every_row_is_a_recipe(script):
         one, other = (parse_hardening([options.get("--hardening", "")], base) for base in (HARDENINGS["hardened"], OFF))
         assert one == other or "--hardening" not in options  # whatever the defaults
         kinds = {one.kind(index) for index in range(row.members)}
-        wanted = {"hardened", "robust"} if row.name == "mixed" else {"robust" if "robust" in row.name else "hardened"}
+        wanted = (
+            {"hardened", "robust"}
+            if row.name.startswith("mixed")
+            else {"robust" if "robust" in row.name else "hardened"}
+        )
         assert kinds == wanted or options["--recipe"] != "hardened"
 
 
@@ -83,6 +88,28 @@ def test_who_has_members_is_measured_and_written_down(script, workshop, tmp_path
         assert row["counted"]["tpr_1"]["events"] <= row["counted"]["tpr_5"]["events"]
     page = script("table")._known({"hardened": rows})
     assert "| own 2 | 4 |" in page and f"n = {rows[0]['fooled']}" in page
+
+
+def test_gradients_are_as_alike_as_the_nets(script, workshop, tmp_path):
+    gradients = script("gradients")
+    rng = torch.Generator().manual_seed(0)
+    weight, turned = torch.randn(2, 2, 9, generator=rng)
+    turned -= (
+        (turned[1] - turned[0])
+        @ (weight[1] - weight[0])
+        / (weight[1] - weight[0]).square().sum()
+        * torch.stack([torch.zeros(9), weight[1] - weight[0]])
+    )  # of two classes the difference of both rows is the gradient's direction: now at right angles
+    nets = [lambda x, w=w: x.flatten(1) @ w.T for w in (weight, turned, -weight)]
+    pixels, labels = torch.rand(4, 1, 3, 3, generator=rng), torch.tensor([0, 1, 0, 1])
+    own, other, against = (gradients.gradients(net, pixels, labels) for net in nets)
+    found = [gradients.cosine(own, each) for each in (own, other, against)]
+    assert found == pytest.approx([1.0, 0.0, -1.0], abs=1e-6)
+    out = tmp_path / "gradients.json"
+    gradients.main([str(workshop / "pool"), "digits", "--out", str(out), "--limit", "20"])
+    told = json.loads(out.read_text())
+    assert told["images"] == 20 and told["two_kinds"] is None and 0 < told["original"] < 1 and 0 < told["one_kind"] < 1
+    assert f"| `paper` | {told['original']:.2f} |" in script("table")._gradients({"paper": told})
 
 
 def test_costs_are_counted_in_epochs_of_the_original(script, workshop):
