@@ -42,8 +42,8 @@ class Task:
     `units` are what may lose channels (for methods that prune channels), `layers` the names of the convolutions and
     linear layers whose weights may be zeroed or mutated (for the others). `held` are the images that accuracies are
     measured on. Where members are hardened, `crafted` are the images crafted as `hardening` says, once for all of them,
-    `parent` is the net that they are cut from in place of the original's, of the same shape, where there is one, and
-    `kind` is this member's.
+    against the original and `scouts`, `parent` is the net that they are cut from in place of the original's, of the
+    same shape, where there is one, and `kind` is this member's.
     `tick(1)` is to be called as often as `Method.steps` says, `tick(0)` within a step that may be long.
     """
 
@@ -56,6 +56,7 @@ class Task:
     held: Labelled
     hardening: Hardening | None = None
     crafted: Crafted | None = None
+    scouts: tuple["Draft", ...] = ()
     parent: nn.Module | None = None
     kind: Kind = "hardened"
     seed: int = 0
@@ -120,7 +121,8 @@ def fine_tune(task: Task, net: nn.Module, *, epochs: int | None = None, hooks: H
         batch = recipe.resolved(len(task.training)).batch or 1
         clean = batch - crafted_of_batch(hardening.share, batch)
         images = max(min(2, clean), round(hardening.orthogonal_share * clean))  # clean ones, which come first
-        hooks = replace(hooks, loss=orthogonality(task.original.net, hardening.orthogonal, images))
+        given = (task.original.net, *(scout.net for scout in task.scouts))
+        hooks = replace(hooks, loss=orthogonality(given, hardening.orthogonal, images))
     fit(
         net,
         task.training,

@@ -20,8 +20,8 @@ class Hardening:
     pixel (L-inf), or by as much in the root mean square (L2), each by a random part of it and in a random number of
     gradient steps. Against those on themselves: members are attacked while they are trained, by up to `robust` in every
     pixel. Before them a `parent` is trained so, the original with all of its channels: members are cut from it. Further
-    away from the original: its gradients and theirs are kept `orthogonal`, layers get `fresh` weights. A pool may mix
-    kinds of members (`pdtool.artifacts.Kind`).
+    away from the original, and from `scouts` where there are some: gradients are kept `orthogonal` to theirs, layers
+    get `fresh` weights. A pool may mix kinds of members (`pdtool.artifacts.Kind`).
     """
 
     share: float = 0.5  # of every batch that is crafted
@@ -37,7 +37,7 @@ class Hardening:
     robust_members: float = 1.0  # of the members that are attacked so
     plain_members: float = 0.0  # of the members that are not hardened at all
     parent: int = 0  # epochs of the parent; 0: members are cut from the original
-    orthogonal: float = 0.0  # weight of the squared cosine between the member's gradient and the original's
+    orthogonal: float = 0.0  # weight of the squared cosines between the member's gradient and the original's, scouts'
     orthogonal_share: float = 0.5  # of the clean images of a batch that it is taken on
     fresh: float = 0.0  # of the layers that begin with random weights
 

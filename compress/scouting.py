@@ -3,17 +3,17 @@
 Members that only ever saw attacks on the original are fooled by whoever trains a member of their own in the same way
 and attacks both. Scouts are such members: made first, by the pool's own method, on images crafted against the original
 alone, never attacked themselves, and thrown away. The members' images are then crafted against the original and scouts
-together (ensemble adversarial training: Tramer et al. 2018, section 4).
+together (ensemble adversarial training: Tramer et al. 2018, section 4); `orthogonal` members keep their gradients at
+right angles to theirs, too.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch import nn
 
-from pdtool.compress.contract import Method, Task
+from pdtool.compress.contract import Draft, Method, Task
 from pdtool.compress.crafting import BATCH, craft
 from pdtool.compress.parent import parent_steps
 from pdtool.compress.training import Crafted, crafted_of_batch
@@ -56,28 +56,29 @@ def crafting_steps(method: Method, task: Task) -> int:
 
 
 def craft_for(method: Method, task: Task, seed: int, *, tick: Callable[[int], None]) -> Task:
-    """The task of a pool of that seed with its crafted images; as it is where no hardening is asked for.
+    """The task of a pool of that seed with its crafted images and scouts; as it is where no hardening is asked for.
 
     Raises GateError where a scout diverges.
     """
     if task.hardening is None:
         return task
-    nets = [task.original.net]
+    scouts = list[Draft]()
     if task.hardening.scouts:
-        ready = replace(task, crafted=_craft(method, task, nets, (seed, 0, 1), tick=tick))
+        ready = replace(task, crafted=_craft(method, task, (), (seed, 0, 1), tick=tick))
         for number in range(task.hardening.scouts):
             own = replace(ready, seed=_seed(seed, 0, 2, number), tick=tick)
-            scout = method.start(own).net
-            method.tune(own, scout)
-            nets.append(scout)
-    return replace(task, crafted=_craft(method, task, nets, (seed, 0, 3), tick=tick))
+            scout = method.start(own)
+            method.tune(own, scout.net)
+            scouts.append(replace(scout, net=scout.net.eval()))
+    return replace(task, crafted=_craft(method, task, scouts, (seed, 0, 3), tick=tick), scouts=tuple(scouts))
 
 
 def _craft(
-    method: Method, task: Task, nets: list[nn.Module], seed: tuple[int, ...], *, tick: Callable[[int], None]
+    method: Method, task: Task, scouts: Sequence[Draft], seed: tuple[int, ...], *, tick: Callable[[int], None]
 ) -> Crafted:
     assert task.hardening is not None
     count = crafted_count(method, task)
+    nets = [task.original.net, *(scout.net for scout in scouts)]
     return craft(nets, task.training, task.hardening, task.recipe, seed=_seed(*seed), count=count, tick=tick)
 
 

@@ -74,9 +74,10 @@ def some_crafted(ready: Prepared) -> tuple[Prepared, float]:
         return few, math.ceil(wanted / BATCH) * each
 
     crafted, seconds = some([task.original.net])
-    if hardening.scouts:  # once against the original, once against a scout, too
-        seconds += some([task.original.net, ready.method.start(task).net])[1]
-    return replace(ready, task=replace(task, crafted=crafted)), seconds
+    scouts = tuple(ready.method.start(task) for _ in range(hardening.scouts))
+    if scouts:  # once against the original, once against a scout, too
+        seconds += some([task.original.net, scouts[0].net])[1]
+    return replace(ready, task=replace(task, crafted=crafted, scouts=scouts)), seconds
 
 
 def seconds_of_parent(ready: Prepared) -> float:

@@ -7,28 +7,32 @@ import torch
 from torch import Tensor, nn
 
 import pdtool
-from pdtool.compress.contract import Task
+from pdtool.compress.contract import Draft, Task
 from pdtool.compress.making import Job, Outcome, attempt
 from pdtool.compress.member import CODE
 from pdtool.compress.models import build
+from pdtool.compress.prune import replay
 from pdtool.errors import MissingError
 from pdtool.extras import require
+from pdtool.jsonform import JsonValue
 
 __all__ = ["Shipment", "device_of_worker", "pack", "version", "work"]
 
-SHIPMENT = 2  # raise when what is sent changes
+SHIPMENT = 3  # raise when what is sent changes
 _ALONE = threading.Lock()  # torch's random state and its number of threads belong to the whole process
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """What all members share; sent once to every worker. `task` comes without nets: `state` and `parent` are theirs."""
+    """What all members share; sent once to every worker. `task` comes without nets: `state`, `parent` and
+    `scouts` (of each its history, too) are theirs."""
 
     version: str
     method: str
     task: Task
     state: dict[str, Tensor]
     parent: dict[str, Tensor] | None
+    scouts: tuple[tuple[JsonValue, dict[str, Tensor]], ...]
     cuda: bool
     threads: int | None  # of torch, in a worker; None: as the worker was started
 
@@ -49,11 +53,13 @@ def pack(method: str, task: Task, threads: int | None) -> Shipment:
             original=replace(original, net=nn.Identity()),
             training=data.to("cpu"),
             crafted=None if task.crafted is None else task.crafted.to("cpu"),
+            scouts=(),
             parent=None,
             tick=_ignore,
         ),
         state=_state(original.net),
         parent=None if task.parent is None else _state(task.parent),
+        scouts=tuple((scout.history, _state(scout.net)) for scout in task.scouts),
         cuda=data.labels.is_cuda,
         threads=threads,
     )
@@ -88,11 +94,16 @@ def _unpack(shipment: Shipment) -> Task:
     if id(shipment) not in _unpacked:
         _unpacked.clear()
         task = shipment.task
-        net, parent = build(task.original.spec), None
+        net, parent, scouts = build(task.original.spec), None, list[Draft]()
         net.load_state_dict(shipment.state)
         if shipment.parent is not None:
             parent = build(task.original.spec)
             parent.load_state_dict(shipment.parent)
+        for history, state in shipment.scouts:
+            scout = build(task.original.spec)
+            replay(scout, task.original.spec.input, history)
+            scout.load_state_dict(state)
+            scouts.append(Draft(net=scout.eval(), history=history))
         name = require("distributed", "make members on a cluster").get_worker().name
         place = device_of_worker(name, torch.cuda.device_count()) if shipment.cuda else "cpu"
         task = replace(
@@ -100,6 +111,7 @@ def _unpack(shipment: Shipment) -> Task:
             original=replace(task.original, net=net.eval().to(place)),
             training=task.training.to(place),
             crafted=None if task.crafted is None else task.crafted.to(place),
+            scouts=tuple(replace(scout, net=scout.net.to(place)) for scout in scouts),
             parent=None if parent is None else parent.eval().to(place),
         )
         _unpacked[id(shipment)] = shipment, task  # the shipment, too: an id is its own only while it lives

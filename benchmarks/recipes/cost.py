@@ -27,16 +27,18 @@ def costs(pool: Pool) -> tuple[float, float]:
     share, benign = number(settings, "share"), number(settings, "benign")
     taught = (1 - share) + share * benign if number(dict(recipe), "distill") else 0.0
 
+    scouts = number(settings, "scouts")
+
     def step(size: float, kind: str | None) -> float:
         """Of an image of a batch, for a net of that share of the original's MACs."""
         if kind == "plain":
             return STEP * size
         robust = number(settings, "robust_share") if number(settings, "robust") and kind == "robust" else 0.0
         right = number(settings, "orthogonal_share") if number(settings, "orthogonal") else 0.0
-        own = robust * (TO_IMAGE + STEP) * size + right * (TO_IMAGE + TWICE * size)
+        own = robust * (TO_IMAGE + STEP) * size + right * (TO_IMAGE * (1 + scouts * ratio) + TWICE * size)
         return STEP * size + taught + (1 - share) * own
 
-    epochs, scouts = number(dict(recipe), "epochs"), number(settings, "scouts")
+    epochs = number(dict(recipe), "epochs")
     member = epochs * fmean(step(ratio, each.kind) for each in pool.members)
     once = number(settings, "parent") * step(1.0, "robust")
     if settings:

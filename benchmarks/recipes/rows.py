@@ -66,6 +66,7 @@ ROWS = (
     ),
     Row("scouts", "on attacks on scouts, too", _hard("scouts=2"), 2, ablation=True),
     Row("orthogonal", "gradients at right angles", _hard("orthogonal=10"), 2, ablation=True),
+    Row("apart", "... to scouts' gradients, too", _hard("orthogonal=10,scouts=1"), 2, ablation=True),
     Row("fresh-half", "half of the layers anew", _hard("fresh=0.5"), 2, ablation=True),
     Row("fresh", "all layers anew", _hard("fresh=1"), 2, ablation=True),
     Row("distilled", "fine-tuned, imitating the original", ("--recipe", "distilled"), 2, ablation=True),

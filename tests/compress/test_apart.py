@@ -15,6 +15,7 @@ from pdtool.compress.original import Trained, load_original
 from pdtool.compress.orthogonal import orthogonality
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
 from pdtool.compress.prepare import prepare
+from pdtool.compress.scouting import craft_for
 from pdtool.compress.training import RECIPES, Hooks, fit
 from pdtool.compress.weights import load_weights
 
@@ -36,13 +37,14 @@ def test_the_term_is_the_mean_squared_cosine_of_the_first_images(request_of: Poo
     task = prepare(request_of).task
     data, original = task.training, task.original.net
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(data.images[0].numel(), 10))
+    net, other = (nn.Sequential(nn.Flatten(), nn.Linear(data.images[0].numel(), 10)) for _ in range(2))
     inputs, labels = (data.pixels(slice(0, 8)) - data.mean) / data.std, data.labels[:8]
-    term = orthogonality(original, 3.0, 5)(net, inputs, labels, net(inputs))
-    assert term.item() == pytest.approx(
-        3.0 * cosines(net, original, inputs[:5], labels[:5]).square().mean().item(), rel=1e-3
-    )
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in original.parameters())
+    for given in ((original,), (original, other)):
+        term = orthogonality(given, 3.0, 5)(net, inputs, labels, net(inputs))
+        each = [cosines(net, one, inputs[:5], labels[:5]).square().mean().item() for one in given]
+        assert term.item() == pytest.approx(3.0 * sum(each), rel=1e-3) and min(each) > 0
+        for one in given:
+            assert all(parameter.requires_grad and parameter.grad is None for parameter in one.parameters())
 
 
 def test_gradients_are_driven_apart(request_of: PoolRequest, trained: Trained) -> None:
@@ -57,7 +59,7 @@ def test_gradients_are_driven_apart(request_of: PoolRequest, trained: Trained) -
             data,
             replace(RECIPES["paper"], epochs=3),
             seed=0,
-            hooks=Hooks(loss=orthogonality(original, weight, 16)),
+            hooks=Hooks(loss=orthogonality((original,), weight, 16)),
         )
         alike.append(cosines(net, original, inputs, labels).square().mean().item())
     assert alike[1] < 0.5 * alike[0]
@@ -97,11 +99,33 @@ def test_a_mixed_pool_says_what_each_member_is(request_of: PoolRequest, tmp_path
     assert [member.kind for member in hard.members] == ["hardened", "hardened", "hardened", "plain"]
 
 
+def test_members_are_driven_apart_from_scouts(request_of: PoolRequest) -> None:
+    """By the same crafted images, with the same seed."""
+    recipe, alike = replace(RECIPES["hardened"], epochs=4), []
+    for weight in (0.0, 10.0):
+        hardening = Hardening(crafted=0.5, scouts=1, orthogonal=weight, orthogonal_share=1.0)
+        ready = prepare(replace(request_of, recipe=recipe, hardening=hardening))
+        scouted = craft_for(
+            ready.method, replace(ready.task, hardening=replace(hardening, orthogonal=0.0)), 0, tick=_tick
+        )
+        task = replace(scouted, hardening=hardening, seed=9)
+        net = ready.method.start(task).net
+        ready.method.tune(task, net)
+        inputs = (task.training.pixels(slice(0, 60)) - task.training.mean) / task.training.std
+        (scout,) = task.scouts
+        alike.append(cosines(net.eval(), scout.net, inputs, task.training.labels[:60]).square().mean().item())
+    assert alike[1] < 0.7 * alike[0]
+
+
+def _tick(steps: int) -> None: ...
+
+
 @pytest.mark.parametrize(
     "hardening",
     [
         Hardening(crafted=0.2, robust=0.1),
         Hardening(crafted=0.2, orthogonal=10.0),
+        Hardening(crafted=0.2, scouts=1),
         Hardening(crafted=0.2, fresh=0.5),
     ],
 )

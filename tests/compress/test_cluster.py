@@ -16,6 +16,7 @@ import pytest
 
 from pdtool.compress import cluster as module
 from pdtool.compress.cluster import cluster
+from pdtool.compress.hardening import Hardening
 from pdtool.compress.making import Job, Make
 from pdtool.compress.original import load_original
 from pdtool.compress.pool import PoolRequest, make_pool, open_pool
@@ -84,6 +85,15 @@ def test_workers_make_the_same_bytes_as_one_process(two: Make, request_of: PoolR
     assert [member.id for member in pool.members] == ["m000", "m001", "m002", "m003", "m004"]
     assert watch.steps == watch.total > 0
     assert sum(line.startswith("m00") for line in lines) == 5
+
+
+def test_what_hardened_members_share_goes_along(two: Make, request_of: PoolRequest, tmp_path: Path) -> None:
+    hardening = Hardening(crafted=0.2, parent=1, robust=0.05, robust_members=0.5, scouts=1, orthogonal=10.0)
+    recipe = replace(RECIPES["hardened"], epochs=1)
+    request = replace(request_of, members=2, recipe=recipe, hardening=hardening, max_drop=1.0)
+    make_pool(request, tmp_path / "one")
+    make_pool(request, tmp_path / "many", make=two)
+    assert files(tmp_path / "many") == files(tmp_path / "one")
 
 
 def test_finished_members_are_not_made_again(two: Make, request_of: PoolRequest, tmp_path: Path) -> None:
