@@ -144,9 +144,9 @@ def _of(images: Data, data: Path, out: Path, limit: int, seed: int) -> Iterator[
             "--out", out / f"{row.name}-evaluation", *seeded,
         )  # fmt: skip
         yield stage(
-            f"{row.name}/gradients", f"{row.name}-gradients.json",
-            "python", HERE / "gradients.py", out / row.name, test, "--limit", limit,
-            "--out", out / f"{row.name}-gradients.json",
+            f"{row.name}/alike", f"{row.name}-alike.json",
+            "python", HERE / "alike.py", out / row.name, test, "--limit", limit,
+            "--out", out / f"{row.name}-alike.json",
         )  # fmt: skip
     for row in rows:
         if images.adaptive and row.name in ADAPTIVE:

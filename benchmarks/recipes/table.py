@@ -74,11 +74,11 @@ def write(out: Path) -> Iterator[str]:
         yield _attacks(found)
         yield "### Agreement that is too perfect"
         yield _two_sided(found, out / data.name)
-        alike = {row.name: out / data.name / f"{row.name}-gradients.json" for row in ROWS}
+        alike = {row.name: out / data.name / f"{row.name}-alike.json" for row in ROWS}
         alike = {row: path for row, path in alike.items() if path.exists()}
         if alike:
-            yield "### How alike gradients are"
-            yield _gradients({row: json.loads(path.read_text()) for row, path in alike.items()})
+            yield "### How alike members are"
+            yield _alike({row: json.loads(path.read_text()) for row, path in alike.items()})
         known = {row: out / data.name / f"{row}-known.json" for row in ADAPTIVE}
         known = {row: path for row, path in known.items() if path.exists()}
         if known:
@@ -165,17 +165,28 @@ def _two_sided(found: Sequence[Found], folder: Path) -> str:
     return markdown(headers, rows)
 
 
-def _gradients(found: Mapping[str, dict[str, float | None]]) -> str:
-    """Rows of `gradients.py`."""
+def _alike(found: Mapping[str, dict[str, Any]]) -> str:
+    """Rows of `alike.py`."""
     rows = []
     for row, told in found.items():
-        each_ = (told["original"], told["one_kind"], told["two_kinds"])
-        rows.append((f"`{row}`", *(NOTHING if value is None else f"{value:.2f}" for value in each_)))
-    count = " to ".join(str(n) for n in sorted({int(told["images"] or 0) for told in found.values()}))
-    headers = ("recipe", "of a member and the original", "of two members of one kind", "of two kinds")
+        each_ = [told["original"], told["one_kind"], told["two_kinds"]]
+        shares = [attack["tpr_5"][kind] for kind in ("one_kind", "two_kinds") for attack in told["attacks"]]
+        cells = [
+            *(NOTHING if value is None else f"{value:.2f}" for value in each_),
+            *(NOTHING if share is None else f"{100 * share:.0f}" for share in shares),
+        ]
+        rows.append((f"`{row}`", *cells))
+    one = next(iter(found.values()))
+    epsilons = [f"{attack['epsilon']}/255" for attack in one["attacks"]]
+    headers = (
+        "recipe", "cosine: a member and the original", "two members of one kind", "of two kinds",
+        *(f"TPR: attacked {epsilon}, {what}" for what in ("one kind", "two kinds") for epsilon in epsilons),
+    )  # fmt: skip
     return (
-        f"Cosine between gradients of the cross-entropy, mean over {count} clean images and pairs of nets "
-        "(`gradients.py`); 0: right angles.\n\n" + markdown(headers, rows)
+        f"`alike.py`: the cosine between two nets' gradients of the cross-entropy, mean over {one['images']} clean "
+        "images and pairs (0: right angles); and of what targeted PGD, 50 steps, against the original and one member made of "
+        f"{one['attacked']} images, how much each other member flags for itself at 5 % of false alarms, %.\n\n"
+        + markdown(headers, rows)
     )
 
 

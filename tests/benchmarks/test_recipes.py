@@ -91,7 +91,7 @@ def test_who_has_members_is_measured_and_written_down(script, workshop, tmp_path
 
 
 def test_gradients_are_as_alike_as_the_nets(script, workshop, tmp_path):
-    gradients = script("gradients")
+    alike = script("alike")
     rng = torch.Generator().manual_seed(0)
     weight, turned = torch.randn(2, 2, 9, generator=rng)
     turned -= (
@@ -102,14 +102,16 @@ def test_gradients_are_as_alike_as_the_nets(script, workshop, tmp_path):
     )  # of two classes the difference of both rows is the gradient's direction: now at right angles
     nets = [lambda x, w=w: x.flatten(1) @ w.T for w in (weight, turned, -weight)]
     pixels, labels = torch.rand(4, 1, 3, 3, generator=rng), torch.tensor([0, 1, 0, 1])
-    own, other, against = (gradients.gradients(net, pixels, labels) for net in nets)
-    found = [gradients.cosine(own, each) for each in (own, other, against)]
+    own, other, against = (alike.gradients(net, pixels, labels) for net in nets)
+    found = [alike.cosine(own, each) for each in (own, other, against)]
     assert found == pytest.approx([1.0, 0.0, -1.0], abs=1e-6)
-    out = tmp_path / "gradients.json"
-    gradients.main([str(workshop / "pool"), "digits", "--out", str(out), "--limit", "20"])
+    out = tmp_path / "alike.json"
+    alike.main([str(workshop / "pool"), "digits", "--out", str(out), "--limit", "60", "--attacked", "10"])
     told = json.loads(out.read_text())
-    assert told["images"] == 20 and told["two_kinds"] is None and 0 < told["original"] < 1 and 0 < told["one_kind"] < 1
-    assert f"| `paper` | {told['original']:.2f} |" in script("table")._gradients({"paper": told})
+    assert told["images"] == 60 and told["two_kinds"] is None and 0 < told["original"] < 1 and 0 < told["one_kind"] < 1
+    for attack in told["attacks"]:
+        assert attack["fooled"] <= 10 and attack["tpr_5"]["two_kinds"] is None and 0 <= attack["auroc"]["one_kind"] <= 1
+    assert f"| `paper` | {told['original']:.2f} |" in script("table")._alike({"paper": told})
 
 
 def test_costs_are_counted_in_epochs_of_the_original(script, workshop):
