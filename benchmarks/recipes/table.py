@@ -184,8 +184,8 @@ def _alike(found: Mapping[str, dict[str, Any]]) -> str:
     )  # fmt: skip
     return (
         f"`alike.py`: the cosine between two nets' gradients of the cross-entropy, mean over {one['images']} clean "
-        "images and pairs (0: right angles); and of what targeted PGD, 50 steps, against the original and one member made of "
-        f"{one['attacked']} images, how much each other member flags for itself at 5 % of false alarms, %.\n\n"
+        "images and pairs (0: right angles); and of what targeted PGD, 50 steps, against the original and one member "
+        f"made of {one['attacked']} images, how much each other member flags for itself at 5 % of false alarms, %.\n\n"
         + markdown(headers, rows)
     )
 
